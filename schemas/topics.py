@@ -1,0 +1,134 @@
+"""The map of topics: names, events, keys, partitions and retention; the only place they are named.
+
+Keys are hashed with murmur2, as Java and aiokafka do. The number of partitions is fixed for a
+topic's life; `problems` and `samples` have equal counts.
+"""
+
+import functools
+import json
+import operator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Discriminator, TypeAdapter, ValidationError
+
+from schemas import learning, missions
+from schemas.base import Event
+
+PARTITIONER = "murmur2_random"
+MAX_EVENT_BYTES = 256 * 1024
+INLINE_BYTES = 64 * 1024
+"""Arrays above this are objects; the event holds the reference."""
+
+_DAY_MS = 24 * 3600 * 1000
+FOR_EVER = -1
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic: what it carries, how many partitions, how long records stay."""
+
+    name: str
+    events: tuple[type[Event], ...]
+    partitions: int = 1
+    retention_ms: int = FOR_EVER
+    compacted: bool = False
+
+    def config(self) -> dict[str, str]:
+        """The broker's settings for this topic."""
+        policy = "compact" if self.compacted else "delete"
+        return {
+            "cleanup.policy": policy,
+            "retention.ms": str(self.retention_ms),
+            "max.message.bytes": str(2 * MAX_EVENT_BYTES),
+            "message.timestamp.type": "CreateTime",
+        }
+
+
+MISSIONS = Topic("missions", (missions.Mission, missions.MissionControl, missions.MissionReport))
+PROBLEMS = Topic("problems", (learning.Problem,), partitions=4)
+SAMPLES = Topic("samples", (learning.SampleGroup,), partitions=4)
+GRADIENT_CHUNKS = Topic(
+    "gradient-chunks",
+    (learning.GradientUpload, learning.RollbackRequest, learning.CloseStep),
+    partitions=4,
+)
+WEIGHT_VERSIONS = Topic(
+    "weight-versions",
+    (learning.WeightVersion, learning.UploadsRefused, learning.VersionsExpired),
+    partitions=4,
+)
+WEIGHT_HEADS = Topic("weight-heads", (learning.WeightHead,), partitions=4, compacted=True)
+EVALUATIONS = Topic("evaluations", (learning.Evaluation,), partitions=4)
+MISSION_RESULTS = Topic("mission-results", (missions.MissionResult,))
+DEAD_LETTERS = Topic("dead-letters", (learning.DeadLetter,))
+
+TOPICS: dict[str, Topic] = {
+    t.name: t
+    for t in (
+        MISSIONS,
+        PROBLEMS,
+        SAMPLES,
+        GRADIENT_CHUNKS,
+        WEIGHT_VERSIONS,
+        WEIGHT_HEADS,
+        EVALUATIONS,
+        MISSION_RESULTS,
+        DEAD_LETTERS,
+    )
+}
+
+
+class Undecodable(ValueError):
+    """The bytes are no event of this topic: a dead letter."""
+
+
+class NewerSchema(ValueError):
+    """The event is of a version that this program does not know yet: wait, do not discard."""
+
+
+def _adapter(topic: Topic) -> TypeAdapter[Any]:
+    union: Any = functools.reduce(operator.or_, topic.events)
+    many = len(topic.events) > 1
+    shape: Any = Annotated[union, Discriminator("type")] if many else union
+    return TypeAdapter(shape)
+
+
+_ADAPTERS = {name: _adapter(topic) for name, topic in TOPICS.items()}
+SCHEMA_VERSION = 1
+
+
+def decode(topic: str, value: bytes | None) -> Event:
+    """The event in a record's value; raises `Undecodable`, or `NewerSchema` to wait for."""
+    if value is None:
+        raise Undecodable("the value is empty: these topics carry no tombstones")
+    if len(value) > MAX_EVENT_BYTES:
+        raise Undecodable(f"{len(value)} bytes, the limit is {MAX_EVENT_BYTES}")
+    try:
+        event: Event = _ADAPTERS[topic].validate_json(value)
+    except ValueError as error:
+        _raise_if_newer(value)
+        raise Undecodable(_readable(error)) from error
+    if event.schema_version > SCHEMA_VERSION:
+        raise NewerSchema(f"{event.type} has schema_version {event.schema_version}")
+    return event
+
+
+def _raise_if_newer(value: bytes) -> None:
+    try:
+        document = json.loads(value)
+    except ValueError:
+        return
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise NewerSchema(f"{document.get('type')} has schema_version {version}")
+
+
+def _readable(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    lines = [
+        f"{'.'.join(str(p) for p in e['loc']) or 'value'}: {e['msg']}"
+        for e in error.errors(include_url=False, include_input=False)[:8]
+    ]
+    return "; ".join(lines)
