@@ -1,0 +1,234 @@
+"""Readers: a static member of a group for work, and plain assignment for state."""
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    IsolationLevel,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from infra.kafka import config
+from infra.kafka.config import Names, translate
+from infra.log import Changes, LogError, Mark, Membership
+from schemas.records import Partition, Record
+
+SEEK_LIMIT_S = 10.0
+
+
+class _Positions:
+    """Where each partition stands, by the records and ends that were seen."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self.next: dict[Partition, int] = {}
+
+    def take(self, messages: Sequence[Message]) -> list[Record]:
+        """The records among the messages; raises on an error event."""
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                record = to_record(message, self._names)
+                self.next[record.partition] = record.offset + 1
+                records.append(record)
+            elif error.code() == config.END:
+                self.next[self._names.partition(message)] = message.offset()
+            elif not error.retriable():
+                raise translate(error, f"read {message.topic()}[{message.partition()}]")
+        return records
+
+
+def to_record(message: Message, names: Names) -> Record:
+    """Our record for the client's message."""
+    headers = message.headers() or ()
+    return Record(
+        partition=names.partition(message),
+        offset=message.offset(),
+        key=message.key(),
+        value=message.value(),
+        headers={name: value or b"" for name, value in headers},
+        timestamp_ms=message.timestamp()[1],
+    )
+
+
+class KafkaWorkReader:
+    """One static member of a group; see `infra.log.WorkReader`."""
+
+    def __init__(self, client: dict[str, Any], names: Names, topics: Sequence[str]) -> None:
+        self._names = names
+        self._consumer = Consumer(client)
+        self._positions = _Positions(names)
+        self._owned: set[Partition] = set()
+        self._assigned: list[Partition] = []
+        self._revoked: list[Partition] = []
+        self._consumer.subscribe(
+            [names.out(t) for t in topics],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
+        )
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        for tp in partitions:
+            tp.offset = OFFSET_BEGINNING
+        consumer.incremental_assign(partitions)
+        # The driver starts them where they belong, once it knows what was published so far.
+        consumer.pause(partitions)
+        gained = [self._names.partition(tp) for tp in partitions]
+        self._owned.update(gained)
+        self._assigned.extend(gained)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.incremental_unassign(partitions)
+        gone = [self._names.partition(tp) for tp in partitions]
+        for partition in gone:
+            self._positions.next.pop(partition, None)
+        self._owned.difference_update(gone)
+        self._assigned = [p for p in self._assigned if p not in gone]
+        self._revoked.extend(gone)
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        """Records in order per partition; also serves the group, so call it often."""
+        try:
+            records = self._positions.take(self._consumer.consume(max_records, timeout_s))
+        except KafkaException as error:
+            raise translate(error, "read") from error
+        return [record for record in records if record.partition in self._owned]
+
+    def changes(self) -> Changes:
+        """What rebalances did since the last call."""
+        found = Changes(tuple(self._assigned), tuple(self._revoked))
+        self._assigned, self._revoked = [], []
+        return found
+
+    def assignment(self) -> set[Partition]:
+        """The partitions that this member owns now."""
+        return set(self._owned)
+
+    def membership(self) -> Membership:
+        """The generation now; taken with the records, given back to `Writer.publish`."""
+        metadata: Membership = self._consumer.consumer_group_metadata()
+        return metadata
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Mark | None]:
+        """The group's committed positions; None where there is none."""
+        try:
+            found = self._consumer.committed([self._names.tp(p) for p in partitions], timeout=10)
+        except KafkaException as error:
+            raise translate(error, "read the committed offsets") from error
+        return {
+            self._names.partition(tp): Mark(tp.offset, tp.metadata or "")
+            if tp.offset >= 0
+            else None
+            for tp in found
+        }
+
+    def start(self, at: Mapping[Partition, int]) -> None:
+        """Read these partitions from these offsets on, resuming them."""
+        for partition, offset in at.items():
+            self._seek(self._names.tp(partition, offset))
+            self._positions.next[partition] = offset
+        self._consumer.resume([self._names.tp(p) for p in at])
+
+    def _seek(self, tp: TopicPartition) -> None:
+        # A partition that was assigned a moment ago is not fetching yet and refuses a seek.
+        until = time.monotonic() + SEEK_LIMIT_S
+        while True:
+            try:
+                self._consumer.seek(tp)
+                return
+            except KafkaException as error:
+                if error.args[0].code() != config.STATE or time.monotonic() > until:
+                    raise translate(error, f"seek {tp.topic}[{tp.partition}]") from error
+                time.sleep(0.005)
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        """Stop fetching these; `poll` goes on serving the group."""
+        self._consumer.pause([self._names.tp(p) for p in partitions])
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        """Fetch these again from where they are."""
+        self._consumer.resume([self._names.tp(p) for p in partitions])
+
+    def position(self, partition: Partition) -> int | None:
+        """The next offset to be read, control records included; None when unknown."""
+        return self._positions.next.get(partition)
+
+    def commit(self, marks: Mapping[Partition, Mark]) -> None:
+        """Commit positions outside a transaction; raises `Fenced` when no longer a member."""
+        offsets = [self._names.tp(p, mark) for p, mark in marks.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            raise translate(error, "commit offsets") from error
+
+    def close(self) -> None:
+        """Leave (a static member stays known to the group until its session ends)."""
+        self._consumer.close()
+
+
+class KafkaStateReader:
+    """All partitions of some topics, by plain assignment; see `infra.log.StateReader`."""
+
+    def __init__(
+        self,
+        client: dict[str, Any],
+        admin: AdminClient,
+        names: Names,
+        start: Mapping[Partition, int],
+    ) -> None:
+        self._names, self._admin = names, admin
+        self._consumer = Consumer(client | {"group.id": f"state-{uuid.uuid4()}"})
+        self._positions = _Positions(names)
+        self._positions.next.update(start)
+        self._ends: dict[Partition, int] = {}
+        self._consumer.assign([names.tp(p, offset) for p, offset in start.items()])
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        """The next records, in order per partition."""
+        try:
+            return self._positions.take(self._consumer.consume(max_records, timeout_s))
+        except KafkaException as error:
+            raise translate(error, "read state") from error
+
+    def snapshot(self, topics: Sequence[str]) -> None:
+        """Remember the ends now, open transactions included: `behind` is judged by them."""
+        wanted = [p for p in self._positions.next if p.topic in topics]
+        self._ends.update(list_offsets(self._admin, self._names, wanted, OffsetSpec.latest()))
+
+    def behind(self, topics: Sequence[str]) -> bool:
+        """Whether the position is before the end as of the last `snapshot`."""
+        return any(
+            self._positions.next[p] < end for p, end in self._ends.items() if p.topic in topics
+        )
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._consumer.close()
+
+
+def list_offsets(
+    admin: AdminClient, names: Names, partitions: Sequence[Partition], spec: OffsetSpec
+) -> dict[Partition, int]:
+    """Offsets by the broker's word, uncommitted records included."""
+    if not partitions:
+        return {}
+    futures = admin.list_offsets(
+        {names.tp(p): spec for p in partitions},
+        isolation_level=IsolationLevel.READ_UNCOMMITTED,
+        request_timeout=10,
+    )
+    try:
+        return {names.partition(tp): future.result().offset for tp, future in futures.items()}
+    except KafkaException as error:
+        raise translate(error, "list offsets") from error
+    except LogError:
+        raise

@@ -1,0 +1,118 @@
+"""The transactional producer: outputs and offsets, all or nothing."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer
+
+from infra.kafka.config import TRANSACTION_TIMEOUT_MS, Names, logger, translate
+from infra.log import (
+    Aborted,
+    Doubtful,
+    Fenced,
+    LogError,
+    LogUnavailable,
+    Mark,
+    Membership,
+    Message,
+    Point,
+)
+from schemas.records import Partition
+
+_TIMEOUT_S = TRANSACTION_TIMEOUT_MS / 1000
+INIT_LIMIT_S = 60.0
+
+
+class KafkaWriter:
+    """One transactional producer; see `infra.log.Writer`."""
+
+    def __init__(self, client: dict[str, Any], names: Names) -> None:
+        self._names = names
+        self._producer = Producer(client)
+        self._usable = True
+        self._init()
+
+    def _init(self) -> None:
+        # Settles what a predecessor with this id left open, so it may have to wait for that.
+        until = time.monotonic() + INIT_LIMIT_S
+        while True:
+            try:
+                self._producer.init_transactions(_TIMEOUT_S)
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > until:
+                    raise translate(error, "open a transactional producer") from error
+
+    def publish(
+        self,
+        messages: Sequence[Message],
+        marks: Mapping[Partition, Mark],
+        group: str,
+        membership: Membership,
+        point: Point = lambda name: None,
+    ) -> None:
+        """Append the messages and commit the group's marks, all or nothing."""
+        if not self._usable:
+            raise Doubtful("this producer was given up")
+        try:
+            self._producer.begin_transaction()
+            for message in messages:
+                produce(self._producer, message, self._names)
+            self._producer.flush(_TIMEOUT_S)
+            point("sent_outputs")
+            self._producer.send_offsets_to_transaction(
+                [self._names.tp(p, mark) for p, mark in marks.items()], membership, _TIMEOUT_S
+            )
+            point("sent_offsets")
+        except KafkaException as error:
+            raise self._abort(translate(error, f"publish {len(messages)} events")) from error
+        self._commit()
+        point("committed")
+
+    def _commit(self) -> None:
+        try:
+            self._producer.commit_transaction(_TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].txn_requires_abort():
+                raise self._abort(translate(error, "commit")) from error
+            self._usable = False
+            cause = translate(error, "commit")
+            raise cause if isinstance(cause, Fenced) else Doubtful(str(cause)) from error
+
+    def _abort(self, cause: LogError) -> LogError:
+        """Abort; answers `Aborted` when nothing can be visible, else `Doubtful`."""
+        try:
+            self._producer.abort_transaction(_TIMEOUT_S)
+        except KafkaException as error:
+            logger.debug("abort: %s", error)
+            self._usable = False
+            return cause if isinstance(cause, Fenced) else Doubtful(f"{cause}; abort: {error}")
+        if isinstance(cause, LogUnavailable):
+            return Aborted(str(cause))
+        return cause if isinstance(cause, Aborted) else Aborted(str(cause))
+
+    def close(self) -> None:
+        """Give the producer up; an open transaction is aborted by its successor or a time-out."""
+        self._usable = False
+        self._producer.purge()
+        self._producer.flush(1.0)
+
+
+def produce(producer: Producer, message: Message, names: Names, on_delivery: Any = None) -> None:
+    """Queue one message, waiting while the queue is full."""
+    fields: dict[str, Any] = {"on_delivery": on_delivery} if on_delivery else {}
+    if message.timestamp_ms is not None:
+        fields["timestamp"] = message.timestamp_ms
+    while True:
+        try:
+            producer.produce(
+                names.out(message.topic),
+                value=message.value,
+                key=message.key,
+                headers=dict(message.headers),
+                **fields,
+            )
+            return
+        except BufferError:
+            producer.poll(0.1)
