@@ -1,0 +1,35 @@
+"""Where the learning loop's objects lie in the store: the one place that writes and reads keys."""
+
+
+def gradients_prefix(policy: str) -> str:
+    """Below it lie all gradients of a policy, in folders by base version."""
+    return f"gradients/{policy}/"
+
+
+def gradient_key(policy: str, base: int, upload_id: str, index: int, sha256: str) -> str:
+    """The key of one chunk; its hash is in it, so work done again differently replaces nothing."""
+    return f"{gradients_prefix(policy)}{base}/{upload_id}/{index:05d}-{sha256[:12]}"
+
+
+def base_and_upload(policy: str, key: str) -> tuple[int, str] | None:
+    """The base version and upload id in a chunk's key, or None where it is none."""
+    match key.removeprefix(gradients_prefix(policy)).split("/"):
+        case [base, upload_id, _] if base.isdecimal():
+            return int(base), upload_id
+    return None
+
+
+def weights_prefix(policy: str) -> str:
+    """Below it lie the weights and optimizer state of a policy, in folders by version."""
+    return f"weights/{policy}/"
+
+
+def weights_key(policy: str, version: int, content: str, name: str) -> str:
+    """The key of one file of a version; `content` is an id derived from all that it is made of."""
+    return f"{weights_prefix(policy)}{version}-{content}/{name}"
+
+
+def version_of(policy: str, key: str) -> int | None:
+    """The version in a key below `weights_prefix`, or None where it is none."""
+    number, dash, _ = key.removeprefix(weights_prefix(policy)).partition("-")
+    return int(number) if dash and number.isdecimal() else None
