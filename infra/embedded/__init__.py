@@ -1,0 +1,1 @@
+"""The embedded stack: a real Apache Kafka and a real MinIO here, without root or containers."""
