@@ -104,7 +104,7 @@ class KafkaLog:
             if error is not None:
                 failed.append(error)
             else:
-                records.append(to_record(message, self._names))  # type: ignore[arg-type]
+                records.append(to_record(message, self._names))
 
         for message in messages:
             produce(self._plain, message, self._names, delivered)

@@ -1,0 +1,421 @@
+"""The one consume loop of all transactional processors.
+
+Read a batch, run the processor's generator (objects are stored before anything is announced),
+publish outputs and offsets in one transaction. Invariants:
+
+- every record that was read is accounted for exactly once: by an output that names it in `source`,
+  by a dead letter, or by having been another policy's;
+- a batch is published only with the group membership that was taken with its records, and is
+  abandoned when one of its partitions was revoked since;
+- whatever goes wrong before the commit, the loop seeks to the committed offsets and does the work
+  again; a commit without a reply costs the producer, and its successor settles the matter;
+- every wait has a limit, after which the process exits loudly.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from infra import envelope
+from infra.faults import Point, crash_points
+from infra.intake import Taken
+from infra.interpreter import drive, perform
+from infra.log import Aborted, Doubtful, Log, LogUnavailable, Mark, Membership
+from infra.metrics import Metrics
+from infra.patience import Patience
+from infra.progress_marks import Progress
+from infra.state_inputs import StateInputs
+from infra.store import MissingObject, ObjectStore, StoreUnavailable
+from schemas.effects import Bury, Effect, Outputs, Processor, Put, Steps, Unready
+from schemas.records import Partition, Record
+from schemas.topics import NewerSchema
+
+logger = logging.getLogger("ralo.driver")
+
+IDLE_POLL_S = 0.005
+SERVE_EVERY_S = 0.5
+"""How often a long piece of work lets the group speak."""
+COMMIT_IDLE_S = 1.0
+
+
+class Driver:
+    """Runs one processor on a log and a store until told to stop."""
+
+    def __init__(
+        self,
+        processor: Processor,
+        log: Log,
+        store: ObjectStore,
+        instance: str,
+        *,
+        metrics: Metrics | None = None,
+        patience_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        point: Point | None = None,
+    ) -> None:
+        self.processor, self.log, self.store = processor, log, store
+        self._metrics, self._clock = metrics, clock
+        self._patience = Patience(processor.name, patience_s, clock, sleep, self._serve)
+        self._point = point or crash_points(os.environ.get("RALO_CRASH_AT"))
+        self._transactional_id = f"{processor.group}.{instance}"
+        self._progress: dict[Partition, Progress] = {}
+        self._committed: dict[Partition, int] = {}
+        self._fresh: set[Partition] = set()
+        self._ahead: list[Record] = []
+        self._held = self._paused = self._stale = False
+        self._said: str | None = None
+        self._served = self._idle_since = clock()
+        self._writer = log.writer(self._transactional_id)
+        self._reader = log.work_reader(processor.group, processor.work, instance)
+        self._state = StateInputs(processor, log, self._patience)
+        self._state.catch_up([s.topic.name for s in processor.state])
+
+    # -- the loop ---------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; the batch in hand is finished first."""
+        vain = self._patience.wait("the broker")
+        while not stop.is_set():
+            try:
+                self.step()
+                vain = self._patience.wait("the broker")
+            except LogUnavailable as error:
+                self._stale = True
+                vain(error)
+
+    def step(self) -> bool:
+        """One turn: observe, take over what was assigned, work on a batch. True if it worked."""
+        if self._stale:
+            self._rewind()
+        self._state.observe()
+        self._follow_group()
+        if not self._progress or self._waiting():
+            self._idle()
+            return False
+        self._resume()
+        # Taken before the records: should a rebalance come between them, the commit is refused.
+        membership = self._reader.membership()
+        taken = self._take()
+        if taken.records or taken.buried:
+            self._work(taken, membership)
+            return True
+        if self._metrics:
+            self._metrics.skipped.inc(taken.skipped)
+        return self._tick()
+
+    def close(self) -> None:
+        """Stop reading and writing; a successor with this instance goes on at once."""
+        self._reader.close()
+        self._state.close()
+        self._writer.close()
+
+    def _waiting(self) -> bool:
+        reason = self.processor.waiting_for()
+        if reason is not None and reason != self._said:
+            logger.info("%s: waiting for %s", self.processor.name, reason)
+        self._said = reason
+        return reason is not None
+
+    def _idle(self) -> None:
+        """Serve the group without taking records."""
+        self._pause()
+        self._ahead += self._reader.poll(1, IDLE_POLL_S)
+
+    def _serve(self) -> None:
+        """Let the group speak during long work."""
+        if self._clock() - self._served > SERVE_EVERY_S:
+            self._served = self._clock()
+            self._pause()
+            self._ahead += self._reader.poll(1, 0.0)
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._reader.pause(list(self._progress))
+            self._paused = True
+
+    def _resume(self) -> None:
+        self._served = self._clock()
+        if self._paused:
+            self._reader.resume(list(self._progress))
+            self._paused = False
+
+    # -- the group --------------------------------------------------------------------------
+
+    def _follow_group(self) -> None:
+        changes = self._reader.changes()
+        if changes.assigned or changes.revoked:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Start all owned partitions where the log says: nothing of this process's is trusted.
+
+        What a predecessor published is known first, its open transactions settled.
+        """
+        self._ahead.clear()
+        barriers = [s.topic.name for s in self.processor.state if s.barrier]
+        if barriers:
+            self._state.catch_up(barriers)
+        owned = sorted(self._reader.assignment(), key=str)
+        wished = self.processor.assigned(owned)
+        marks = self._patience.until_available(
+            "committed offsets", lambda: self._reader.committed(owned) if owned else {}
+        )
+        self._progress = {p: Progress.parse(mark) for p, mark in marks.items()}
+        start = {
+            p: wished[p] if p in wished else mark.offset if mark else self._first(p)
+            for p, mark in marks.items()
+        }
+        self._committed, self._fresh = dict(start), set(start)
+        self._held = self._paused = False
+        self._reader.start(start)
+        if self._metrics:
+            self._metrics.owned.set(len(owned))
+
+    def _first(self, partition: Partition) -> int:
+        """Where a group starts that has never committed: at the beginning, so nothing is lost."""
+        return self.log.ends(partition.topic)[partition][0]
+
+    def _rewind(self) -> None:
+        """Back to the committed offsets, whatever was read or worked on since."""
+        if self._metrics:
+            self._metrics.aborted.inc()
+        self._reader.changes()
+        self._take_over()
+        self._stale = False
+
+    # -- taking work ------------------------------------------------------------------------
+
+    def _take(self) -> Taken:
+        intake = self.processor.intake()
+        careful = self._careful_partition()
+        limit, wait_s = intake.max_batch, intake.max_wait_ms / 1000
+        if careful is not None:
+            limit, wait_s = self._progress[careful].limit(limit), 0.0
+        taken = Taken()
+        until: float | None = None
+        while len(taken.records) + len(taken.buried) < limit:
+            records = self._poll(limit - len(taken.records) - len(taken.buried), careful)
+            for record in records:
+                self._add(taken, record)
+            self._state.observe()
+            if until is None and taken.records:
+                until = self._clock() + wait_s
+            if not records and (until is None or self._clock() >= until):
+                break
+            if taken.skipped > 2000 and not taken.records:
+                break
+        return taken
+
+    def _poll(self, limit: int, only: Partition | None) -> list[Record]:
+        """Records kept from earlier first; those of other partitions are kept back if `only`."""
+        ready = [r for r in self._ahead if only in (None, r.partition)][:limit]
+        if ready:
+            chosen = {(r.partition, r.offset) for r in ready}
+            self._ahead = [r for r in self._ahead if (r.partition, r.offset) not in chosen]
+            return ready
+        records = self._reader.poll(limit, IDLE_POLL_S)
+        if only is None:
+            return records
+        self._ahead += [r for r in records if r.partition != only]
+        return [r for r in records if r.partition == only]
+
+    def _add(self, taken: Taken, record: Record) -> None:
+        vain = self._patience.wait(f"a version of ralo that can read {record.at}")
+        while True:
+            try:
+                taken.add(record, self.processor.policy)
+                return
+            except NewerSchema as error:
+                vain(error)
+
+    def _careful_partition(self) -> Partition | None:
+        for partition, progress in self._progress.items():
+            if progress.careful(self._committed[partition]):
+                return partition
+        return None
+
+    # -- working ----------------------------------------------------------------------------
+
+    def _work(self, taken: Taken, membership: Membership) -> None:
+        outputs = Outputs()
+        try:
+            self._note_attempt(taken)
+            outputs.buried.extend(taken.buried)
+            if taken.records:
+                marks = {p: self._progress[p].mark for p in taken.first}
+                batch = taken.batch(marks)
+                started = self._clock()
+                if self._run(lambda: self.processor.process(batch), outputs) == "hold":
+                    self._held = True
+                    return
+                if self._metrics:
+                    self._metrics.work_s.observe(self._clock() - started)
+                self._publish(outputs, self._after(taken, batch.source), membership)
+            else:
+                self._publish(outputs, self._after(taken, {}), membership)
+        except Aborted as error:
+            logger.warning("%s: batch abandoned, done again: %s", self.processor.name, error)
+            self._rewind()
+            return
+        self._count(taken, outputs)
+
+    def _note_attempt(self, taken: Taken) -> None:
+        """Commit the attempt first where a predecessor may have died of these very records."""
+        marks = {}
+        for partition, first in taken.first.items():
+            progress = self._progress[partition]
+            if partition not in self._fresh and not progress.careful(first):
+                continue
+            self._fresh.discard(partition)
+            offsets = [r.offset for r in taken.records if r.partition == partition]
+            alone = offsets[0] if len(offsets) == 1 else -1
+            if progress.deadly(alone):
+                self._bury_deadly(taken, partition, progress.attempts)
+            elif offsets:
+                marks[partition] = progress.trying(taken.after[partition], alone).at(first)
+        if marks:
+            self._patience.until_available(
+                "the group coordinator", lambda: self._reader.commit(marks)
+            )
+
+    def _bury_deadly(self, taken: Taken, partition: Partition, attempts: int) -> None:
+        record = next(r for r in taken.records if r.partition == partition)
+        detail = f"the process died {attempts} times in a row while working on it"
+        taken.records.remove(record)
+        taken.buried.append(Bury(record, "deadly", detail))
+        logger.error("%s: %s; sent to the dead letters", record.at, detail)
+
+    def _after(
+        self, taken: Taken, source: dict[str, tuple[int, int]]
+    ) -> dict[Partition, tuple[Progress, int]]:
+        after = {}
+        for partition, position in taken.after.items():
+            old = self._progress[partition]
+            mark = source[str(partition)][1] if str(partition) in source else old.mark
+            after[partition] = (old.done(mark, position), position)
+        return after
+
+    def _run(self, make: Callable[[], Steps], outputs: Outputs) -> str:
+        """Run the processor's generator; again from its start when state was not there yet."""
+        vain = self._patience.wait(f"what {self.processor.name} needs")
+        given = len(outputs.buried)
+        while True:
+            try:
+                return drive(make(), lambda effect: self._answer(effect, outputs))
+            except Unready as reason:
+                outputs.events.clear()
+                del outputs.buried[given:]
+                self._state.observe(0.02)
+                vain(reason)
+
+    def _answer(self, effect: Effect, outputs: Outputs) -> Any:
+        self._serve()
+        vain = self._patience.wait(f"{type(effect).__name__} of an object")
+        while True:
+            try:
+                reply = perform(effect, self.store, outputs)
+                break
+            except (MissingObject, StoreUnavailable) as error:
+                vain(error)
+        if isinstance(effect, Put):
+            self._point("after_put")
+        return reply
+
+    def _publish(
+        self,
+        outputs: Outputs,
+        after: dict[Partition, tuple[Progress, int]],
+        membership: Membership,
+    ) -> None:
+        letters = [envelope.dead_letter(b, self.processor.name) for b in outputs.buried]
+        messages = [envelope.message(event) for event in (*outputs.events, *letters)]
+        marks = {p: progress.at(position) for p, (progress, position) in after.items()}
+        self._abandon_if_revoked(marks)
+        started = self._clock()
+        try:
+            self._writer.publish(messages, marks, self.processor.group, membership, self._point)
+        except Doubtful as error:
+            self._settle(error)
+            raise Aborted(f"the commit's reply did not come: {error}") from error
+        for partition, (progress, position) in after.items():
+            self._progress[partition] = progress
+            self._committed[partition] = position
+            self._fresh.discard(partition)
+        self._held = False
+        self._idle_since = self._clock()
+        if self._metrics:
+            self._metrics.publish_s.observe(self._clock() - started)
+
+    def _abandon_if_revoked(self, marks: dict[Partition, Mark]) -> None:
+        lost = set(marks) - self._reader.assignment()
+        if lost:
+            names = ", ".join(sorted(map(str, lost)))
+            raise Aborted(f"{names} went to another member while it was worked on")
+
+    def _settle(self, error: Doubtful) -> None:
+        """A new producer with the same id commits or aborts what the old one left."""
+        logger.warning("%s: %s", self.processor.name, error)
+        if self._metrics:
+            self._metrics.doubtful.inc()
+        self._writer.close()
+        self._writer = self._patience.until_available(
+            "the transaction coordinator", lambda: self.log.writer(self._transactional_id)
+        )
+
+    # -- when there is no work --------------------------------------------------------------
+
+    def _tick(self) -> bool:
+        if self._held or not self._progress:
+            return False
+        steps = self.processor.tick()
+        if steps is None:
+            self._commit_idle()
+            return False
+        membership, outputs = self._reader.membership(), Outputs()
+        try:
+            drive(steps, lambda effect: self._answer(effect, outputs))
+            self._publish(outputs, self._standing(), membership)
+        except Unready:
+            return False
+        except Aborted as error:
+            logger.warning("%s: tick abandoned: %s", self.processor.name, error)
+            self._rewind()
+        return True
+
+    def _standing(self) -> dict[Partition, tuple[Progress, int]]:
+        return {p: (self._progress[p], at) for p, at in self._committed.items()}
+
+    def _commit_idle(self) -> None:
+        """Commit the position, control records included, so that lag reaches zero."""
+        if self._clock() - self._idle_since < COMMIT_IDLE_S:
+            return
+        self._idle_since = self._clock()
+        ahead = {r.partition for r in self._ahead}
+        moved = {
+            partition: position
+            for partition in self._progress
+            if partition not in ahead
+            and (position := self._reader.position(partition)) is not None
+            and position > self._committed[partition]
+        }
+        if moved:
+            self._commit(moved)
+
+    def _commit(self, positions: dict[Partition, int]) -> None:
+        try:
+            self._reader.commit({p: self._progress[p].at(o) for p, o in positions.items()})
+            self._committed.update(positions)
+        except (Aborted, LogUnavailable) as error:
+            logger.info("%s: offsets not committed now: %s", self.processor.name, error)
+
+    def _count(self, taken: Taken, outputs: Outputs) -> None:
+        if self._metrics:
+            self._metrics.records.inc(len(taken.records))
+            self._metrics.skipped.inc(taken.skipped)
+            self._metrics.dead.inc(len(outputs.buried))
+            self._metrics.events.inc(len(outputs.events))
+            self._metrics.batches.inc()
