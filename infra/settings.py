@@ -152,9 +152,10 @@ def variables(model: type[BaseModel], prefix: str = PREFIX) -> Iterator[str]:
     """Yield the name of every environment variable that `model` reads."""
     for name, info in model.model_fields.items():
         variable = f"{prefix}{name.upper()}"
-        yield variable
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             yield from variables(info.annotation, f"{variable}__")
+        else:
+            yield variable
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""The `ralo` command: a table of verbs, each imported when it is used.
+
+A verb's module may import torch or faust; `ralo --help` imports none of them and answers in half a
+second. A new verb is one line in `VERBS`: where its function (or its `typer.Typer`, for a group of
+verbs) is, and its line of help.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+VERBS: Mapping[str, tuple[str, str, str]] = {
+    "up": ("infra.cli.stack", "up", "Start Kafka and MinIO on this machine, and make the topics."),
+    "down": ("infra.cli.stack", "down", "Stop them; --purge deletes their data too."),
+    "status": ("infra.cli.stack", "status", "Show the servers and the processors."),
+    "doctor": ("infra.cli.doctor", "doctor", "Check what RALO needs, and say how to mend it."),
+    "config": ("infra.cli.config", "app", "Show every setting and where it comes from."),
+    "test": ("infra.cli.testing", "test", "Run the project's tests."),
+}
+"""Verb: its module, the function or `typer.Typer` in it, its line in `ralo --help`."""
+
+# Plain help: importing rich for a box around it would double the time of `ralo --help`.
+PLAIN: dict[str, Any] = {
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "add_completion": False,
+}
+
+OUR_PACKAGES = {"schemas", "producers", "streams", "consumers", "infra"}
+
+
+class LazyGroup(TyperGroup):
+    """A group whose listing comes from `VERBS` and whose commands are imported when invoked."""
+
+    def __init__(self, **attributes: Any) -> None:
+        listed = {name: TyperCommand(name, help=line) for name, (_, _, line) in VERBS.items()}
+        super().__init__(**{**attributes, "commands": listed})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the real command in place of the listed one."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name else None, rest
+
+
+def load(name: str) -> Any:
+    """Import the verb `name` and return its command."""
+    module, attribute, line = VERBS[name]
+    target = getattr(importlib.import_module(module), attribute)
+    if isinstance(target, typer.Typer):
+        target.rich_markup_mode = None
+        target.info.help = target.info.help or line
+        return typer.main.get_command(target)
+    single = typer.Typer(**PLAIN)
+    single.command(name)(target)
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, **PLAIN)
+
+
+@app.callback()
+def root(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error comes from.")
+    ] = False,
+) -> None:
+    """RALO Streams: one log to learn from and to act on."""
+
+
+def main() -> None:
+    """Run `ralo`; our own errors are a line on stderr and exit status 1, others a traceback."""
+    try:
+        app()
+    except Exception as error:
+        ours = type(error).__module__.partition(".")[0] in OUR_PACKAGES
+        if not ours or "--traceback" in sys.argv:
+            traceback.print_exc()
+        else:
+            print(f"ralo: {error}", file=sys.stderr)
+        sys.exit(1)
