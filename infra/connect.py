@@ -1,32 +1,23 @@
-"""The log and the store that the settings name."""
+"""From settings to the log and the store."""
 
-from typing import TYPE_CHECKING
-
+from infra.kafka.log import KafkaLog
 from infra.settings import Settings, kafka_bootstrap, s3_endpoint
-
-if TYPE_CHECKING:
-    from infra.kafka.log import KafkaLog
-    from infra.store import S3Store
+from infra.store import S3Store
 
 
-def connect_log(config: Settings) -> "KafkaLog":
-    """The cluster of the settings, in their namespace; raises `SettingsError` where none is set."""
-    from infra.kafka.log import KafkaLog
-
+def connect_log(settings: Settings) -> KafkaLog:
+    """The log by settings, or the embedded stack's; raises `SettingsError` when there is none."""
+    kafka = settings.kafka
     return KafkaLog(
-        kafka_bootstrap(config),
-        namespace=config.namespace,
-        extra=config.kafka.extra,
-        replication=config.kafka.replication,
-        min_insync=config.kafka.min_insync,
+        kafka_bootstrap(settings),
+        settings.namespace,
+        kafka.extra,
+        kafka.replication,
+        kafka.min_insync,
     )
 
 
-def connect_store(config: Settings) -> "S3Store":
-    """The object store of the settings; raises `SettingsError` where none is set."""
-    from infra.store import S3Store
-
-    s3 = s3_endpoint(config)
-    return S3Store(
-        s3.address, s3.access_key, s3.secret_key, s3.bucket, secure=s3.secure, region=s3.region
-    )
+def connect_store(settings: Settings) -> S3Store:
+    """The object store by settings, or the embedded stack's; raises `SettingsError`."""
+    at = s3_endpoint(settings)
+    return S3Store(at.address, at.access_key, at.secret_key, at.bucket, at.secure, at.region)

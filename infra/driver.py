@@ -65,6 +65,7 @@ class Driver:
         self._progress: dict[Partition, Progress] = {}
         self._committed: dict[Partition, int] = {}
         self._fresh: set[Partition] = set()
+        self._noted: dict[Partition, tuple[Progress, Progress]] = {}
         self._ahead: list[Record] = []
         self._held = self._paused = self._stale = False
         self._said: str | None = None
@@ -164,7 +165,7 @@ class Driver:
         marks = self._patience.until_available(
             "committed offsets", lambda: self._reader.committed(owned) if owned else {}
         )
-        self._progress = {p: Progress.parse(mark) for p, mark in marks.items()}
+        self._progress = {p: self._survived(p, Progress.parse(mark)) for p, mark in marks.items()}
         start = {
             p: wished[p] if p in wished else mark.offset if mark else self._first(p)
             for p, mark in marks.items()
@@ -174,6 +175,11 @@ class Driver:
         self._reader.start(start)
         if self._metrics:
             self._metrics.owned.set(len(owned))
+
+    def _survived(self, partition: Partition, found: Progress) -> Progress:
+        """An attempt noted by this very process, which is still alive, was no death."""
+        before, noted = self._noted.get(partition, (found, None))
+        return before if found == noted else found
 
     def _first(self, partition: Partition) -> int:
         """Where a group starts that has never committed: at the beginning, so nothing is lost."""
@@ -276,7 +282,9 @@ class Driver:
             if progress.deadly(alone):
                 self._bury_deadly(taken, partition, progress.attempts)
             elif offsets:
-                marks[partition] = progress.trying(taken.after[partition], alone).at(first)
+                trying = progress.trying(taken.after[partition], alone)
+                self._noted[partition] = (progress, trying)
+                marks[partition] = trying.at(first)
         if marks:
             self._patience.until_available(
                 "the group coordinator", lambda: self._reader.commit(marks)
