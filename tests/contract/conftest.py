@@ -1,0 +1,85 @@
+"""Each contract test runs twice: in memory, and on the real servers (marker `stack`)."""
+
+from collections.abc import Callable
+
+import pytest
+from contract_helpers import World
+
+from infra.log import Log
+from infra.memory.cluster import MemoryCluster
+from infra.memory.log import MemoryLog
+from infra.memory.store import MemoryStore
+from infra.store import ObjectStore
+from schemas.records import Partition
+
+BOTH = ["memory", pytest.param("kafka", marks=pytest.mark.stack)]
+
+
+def _memory() -> World:
+    cluster = MemoryCluster()
+
+    def make(namespace: str) -> MemoryLog:
+        return MemoryLog(namespace, cluster)
+
+    def truncate(log: MemoryLog, partition: Partition, before: int) -> None:
+        log.truncate(partition, before)
+
+    return World("memory", "t.", make, truncate, patience_s=0, quiet_s=0)
+
+
+def _kafka(bootstrap: str, namespace: str) -> World:
+    from confluent_kafka import TopicPartition
+    from confluent_kafka.admin import AdminClient
+
+    from infra.kafka.log import KafkaLog
+
+    def truncate(log: KafkaLog, partition: Partition, before: int) -> None:
+        tp = TopicPartition(log.namespace + partition.topic, partition.number, before)
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        for future in admin.delete_records([tp]).values():
+            future.result()
+
+    def make(prefix: str) -> KafkaLog:
+        return KafkaLog(bootstrap, prefix)
+
+    return World("kafka", namespace, make, truncate, patience_s=20, quiet_s=0.4)
+
+
+@pytest.fixture(params=BOTH)
+def world(request: pytest.FixtureRequest) -> World:
+    """The cluster under test."""
+    if request.param == "memory":
+        return _memory()
+    stack = request.getfixturevalue("stack")
+    return _kafka(stack.kafka, request.getfixturevalue("namespace"))
+
+
+@pytest.fixture
+def make_log(world: World) -> Callable[[], Log]:
+    """Makes a log: another view of the same cluster each time."""
+    return world.log
+
+
+@pytest.fixture
+def log(world: World) -> Log:
+    """One view of the cluster."""
+    return world.log()
+
+
+@pytest.fixture
+def store(world: World, request: pytest.FixtureRequest) -> ObjectStore:
+    """The object store that goes with the cluster."""
+    if world.name == "memory":
+        return MemoryStore()
+    return s3_store(request)
+
+
+def s3_store(request: pytest.FixtureRequest) -> ObjectStore:
+    """The store of the stack, in a bucket of its own for each test."""
+    from infra.store import S3Store
+
+    s3 = request.getfixturevalue("stack").s3
+    bucket = request.getfixturevalue("namespace").lower().replace(".", "-").replace("_", "-")
+    store = S3Store(s3.address, s3.access_key, s3.secret_key, bucket.strip("-"), s3.secure)
+    store.ensure_bucket()
+    return store
