@@ -1,0 +1,174 @@
+"""Finds out whether a mission can run, and stores what it starts from: base model, held-out set."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+from producers.problems.fit import NEEDED, check_fit
+from producers.problems.ledger import Files
+from producers.problems.sources import Item
+from producers.problems.split import Split, load_split
+from producers.problems.verifiers import resolve, scorer
+from schemas.effects import Effect, Get, Put
+from schemas.ids import problem_id
+from schemas.learning import Problem
+from schemas.missions import Mission, MissionReport, ModelSpec
+
+logger = logging.getLogger("ralo.provider")
+
+Check = Callable[[Mission], None]
+"""Raises ValueError when the algorithm is unknown or its settings are wrong."""
+BaseFolder = Callable[[ModelSpec, Path, int], None]
+"""Writes a model's folder, in shards of so many bytes at most; raises when it cannot be had."""
+
+HELDOUT = "heldout"
+"""Takes the mission's place in ids of held-out problems: equal questions have equal ids."""
+
+_PROBES = 8
+_LEAST_OWN_SCORE = 0.5
+
+
+class CannotRun(ValueError):
+    """The mission cannot run, and why; the message names the field to mend."""
+
+
+class Preparer:
+    """Prepares missions with the callables of whoever knows algorithms and models."""
+
+    def __init__(self, check: Check, base_folder: BaseFolder, allow_local_code: bool) -> None:
+        self._check, self._base_folder = check, base_folder
+        self._allow_local_code = allow_local_code
+
+    def prepare(
+        self, mission: Mission, base: Files | None
+    ) -> Generator[Effect, Any, tuple[MissionReport, Split]]:
+        """Check all, then store; `base` are the files of the policy's model, None if it has none.
+
+        Raises ValueError when the mission cannot run; nothing was stored then.
+        """
+        self._check(mission)
+        _check_pace(mission)
+        resolve(mission.problems.verifier.name, self._allow_local_code)
+        split = self._load(mission)
+        if base is None:
+            files, shards = yield from self._store_base(mission, split)
+        else:
+            files, shards = {}, {}
+            held = yield from _fetch(base)
+            check_fit(held, split.train + split.heldout, mission.rollout)
+        heldout = yield Put(heldout_key(mission), heldout_lines(mission, split.heldout))
+        report = MissionReport(
+            mission_id=mission.mission_id,
+            policy=mission.policy,
+            stage="prepared",
+            reason=split.describe(),
+            train_size=len(split.train),
+            heldout_size=len(split.heldout),
+            heldout=heldout,
+            base_files=files,
+            base_shards=shards,
+        )
+        return report, split
+
+    def _load(self, mission: Mission) -> Split:
+        split = load_mission_items(mission)
+        if not split.train or not split.heldout:
+            raise CannotRun(
+                f"problems.heldout {mission.problems.heldout}: of {split.describe()} this leaves "
+                f"{len(split.train)} to train on and {len(split.heldout)} held out; both are needed"
+            )
+        self._probe(mission, split.train)
+        return split
+
+    def _probe(self, mission: Mission, items: list[Item]) -> None:
+        """A verifier that does not know its own answers would judge nothing rightly."""
+        score, name = scorer(self._allow_local_code), mission.problems.verifier.name
+        best = 0.0
+        for index, item in enumerate(items[:_PROBES]):
+            problem = to_problem(mission, item, epoch=0, index=index)
+            try:
+                best = max(best, score(problem, item.answer, True))
+            except Exception as error:
+                raise CannotRun(f"problems.verifier {name!r}: {error}") from error
+        if best < _LEAST_OWN_SCORE:
+            raise CannotRun(
+                f"problems.verifier {name!r} scores the source's own answers {best:g} at best: "
+                "check problems.answer, or take another verifier or source"
+            )
+
+    def _store_base(
+        self, mission: Mission, split: Split
+    ) -> Generator[Effect, Any, tuple[Files, Files]]:
+        with tempfile.TemporaryDirectory(prefix="ralo-base-") as name:
+            folder = Path(name)
+            self._build(mission, folder)
+            small = {n: (folder / n).read_bytes() for n in NEEDED if (folder / n).is_file()}
+            check_fit(small, split.train + split.heldout, mission.rollout)
+            files, shards = Files(), Files()
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                relative = path.relative_to(folder).as_posix()
+                ref = yield Put(f"bases/{mission.mission_id}/{relative}", path)
+                (shards if path.suffix == ".safetensors" else files)[relative] = ref
+        return files, shards
+
+    def _build(self, mission: Mission, folder: Path) -> None:
+        logger.info("mission %s: making the base model", mission.mission_id)
+        try:
+            self._base_folder(mission.model, folder, mission.training.shard_bytes)
+        except Exception as error:
+            # Whatever a library raises for a folder or hub name that is no model.
+            raise CannotRun(str(error) or type(error).__name__) from error
+
+
+def _fetch(base: Files) -> Generator[Effect, Any, dict[str, bytes]]:
+    held = {}
+    for name in NEEDED:
+        if name in base:
+            held[name] = yield Get(base[name])
+    return held
+
+
+def _check_pace(mission: Mission) -> None:
+    step = mission.training.groups_per_upload * mission.training.uploads_per_step
+    if mission.in_flight_limit < step:
+        raise CannotRun(
+            f"max_in_flight {mission.max_in_flight} is less than one step's {step} groups "
+            "(groups_per_upload x uploads_per_step): no step would ever close"
+        )
+
+
+def load_mission_items(mission: Mission) -> Split:
+    """Read the mission's source; raises `SourceError`."""
+    logger.info("mission %s: reading %s", mission.mission_id, mission.problems.name)
+    split = load_split(mission.problems)
+    logger.info("mission %s: %s", mission.mission_id, split.describe())
+    return split
+
+
+def to_problem(mission: Mission, item: Item, epoch: int, index: int, scope: str = "") -> Problem:
+    """The event for an item; `scope` takes the mission's place in the id where it is given."""
+    return Problem(
+        problem_id=problem_id(scope or mission.mission_id, epoch, item.question),
+        mission_id=mission.mission_id,
+        policy=mission.policy,
+        epoch=epoch,
+        index=index,
+        question=item.question,
+        prompt=item.prompt,
+        answer=item.answer,
+        verifier=mission.problems.verifier,
+        metadata=item.metadata,
+    )
+
+
+def heldout_key(mission: Mission) -> str:
+    """The key of the mission's held-out problems: JSON Lines, one `Problem` a line."""
+    return f"missions/{mission.mission_id}/heldout.jsonl"
+
+
+def heldout_lines(mission: Mission, items: list[Item]) -> bytes:
+    """The held-out problems as they are stored, in the order of the split."""
+    problems = (to_problem(mission, item, 0, index, HELDOUT) for index, item in enumerate(items))
+    return b"".join(problem.to_bytes() + b"\n" for problem in problems)
