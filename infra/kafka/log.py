@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec, TopicMetadata
 
 from infra.kafka import config
 from infra.kafka.config import Names, translate
@@ -118,13 +118,21 @@ class KafkaLog:
     def ends(self, topic: str) -> dict[Partition, tuple[int, int]]:
         """The first and the next offset of each partition, open transactions included."""
         name = self._names.out(topic)
-        metadata = self._admin.list_topics(name, timeout=10).topics[name]
+        metadata = self._describe(name)
         if metadata.error is not None:
-            raise LogError(f"topic {name}: {metadata.error.str()}; run `ralo up` to create topics")
+            raise LogUnavailable(
+                f"topic {name}: {metadata.error.str()}; `ralo up` makes the topics"
+            )
         partitions = [Partition(topic, number) for number in sorted(metadata.partitions)]
         first = list_offsets(self._admin, self._names, partitions, OffsetSpec.earliest())
         after = list_offsets(self._admin, self._names, partitions, OffsetSpec.latest())
         return {p: (first[p], after[p]) for p in partitions}
+
+    def _describe(self, name: str) -> TopicMetadata:
+        try:
+            return self._admin.list_topics(name, timeout=10).topics[name]
+        except KafkaException as error:
+            raise translate(error, f"describe topic {name}") from error
 
     def offset_at(self, partition: Partition, timestamp_ms: int) -> int:
         """The first offset with this timestamp or a later one; the end when there is none."""

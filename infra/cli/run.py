@@ -1,0 +1,115 @@
+"""`ralo run PROCESSOR`: one processor in the foreground; what supervisors and containers call."""
+
+import logging
+import os
+import signal
+import threading
+from typing import Annotated, Any
+
+import typer
+
+from infra.log import LogError, LogUnavailable
+from infra.patience import GaveUp, Patience
+from infra.settings import Settings, SettingsError, settings
+
+logger = logging.getLogger("ralo.run")
+
+EXIT_TRY_AGAIN = 75
+"""sysexits' EX_TEMPFAIL: something is away; a restart policy should start the process again."""
+EXIT_CONFIG = 78
+"""sysexits' EX_CONFIG: a setting is wrong; starting again would not help."""
+
+
+def run(
+    processor: Annotated[
+        str,
+        typer.Argument(help="provider, sampler, trainer, aggregator, evaluator or orchestrator"),
+    ],
+    policy: Annotated[str | None, typer.Option(help="The policy; RALO_POLICY by default.")] = None,
+    patience_s: Annotated[float, typer.Option(help="How long to wait for what is away.")] = 60.0,
+) -> None:
+    """Run one processor until SIGTERM or Ctrl-C; exits 75 when what it needs stays away."""
+    _log_to_stderr()
+    config = settings()
+    if policy is not None:
+        config = config.model_copy(update={"policy": policy})
+    try:
+        raise typer.Exit(_run(processor, config, patience_s))
+    except SettingsError as error:
+        logger.error("%s", error)
+        raise typer.Exit(EXIT_CONFIG) from error
+    except (GaveUp, LogError) as error:
+        logger.error("%s", error)
+        raise typer.Exit(EXIT_TRY_AGAIN) from error
+
+
+def _run(name: str, config: Settings, patience_s: float) -> int:
+    from infra import processors
+
+    if name == processors.ORCHESTRATOR:
+        _wait_for_servers(name, config, patience_s)
+        return processors.run_orchestrator(config)
+    make = processors.factory(name)
+    if name in processors.LEARNERS:
+        os.nice(config.nice)
+    _wait_for_servers(name, config, patience_s)
+    return _drive(make(config), config, patience_s)
+
+
+def _drive(processor: Any, config: Settings, patience_s: float) -> int:
+    from infra.connect import connect_log, connect_store
+    from infra.driver import Driver
+    from infra.instance import claim
+    from infra.metrics import Metrics
+
+    stop = _stop_on_signal()
+    instance = claim(config, processor.group)
+    metrics = Metrics(processor.name, processor.policy or "")
+    if config.metrics_port is not None:
+        from prometheus_client import start_http_server
+
+        start_http_server(config.metrics_port, addr=config.bind_host)
+    driver = Driver(
+        processor,
+        connect_log(config),
+        connect_store(config),
+        instance.name,
+        metrics=metrics,
+        patience_s=patience_s,
+    )
+    logger.info("%s.%s: running", processor.group, instance.name)
+    driver.run(stop)
+    driver.close()
+    logger.info("%s.%s: stopped", processor.group, instance.name)
+    return 0
+
+
+def _wait_for_servers(name: str, config: Settings, patience_s: float) -> None:
+    """Wait until broker, topics and store answer, saying so; raises `GaveUp`."""
+    from infra.connect import connect_log, connect_store
+    from infra.store import StoreUnavailable
+    from schemas.topics import TOPICS
+
+    log, store = connect_log(config), connect_store(config)
+    vain = Patience(name, patience_s).wait(f"the broker {log.bootstrap} and the store")
+    while True:
+        try:
+            for topic in TOPICS:
+                log.ends(topic)
+            store.ensure_bucket()
+            return
+        except (LogUnavailable, StoreUnavailable) as error:
+            vain(error)
+
+
+def _stop_on_signal() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )

@@ -1,0 +1,56 @@
+"""A name for each process of a kind: two that shared one would fence each other for ever."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from infra.settings import Settings, SettingsError
+
+SLOTS = 256
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A claimed name; the claim ends with the process, however it ends."""
+
+    name: str
+    lock: IO[str]
+
+
+def claim(settings: Settings, group: str) -> Instance:
+    """The name by `RALO_INSTANCE`, or else the first free slot of the state directory.
+
+    Raises `SettingsError` when the named slot is taken by a living process of this machine.
+    """
+    folder = settings.state_dir / "slots"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _names(settings):
+        lock = _try_lock(folder / f"{settings.namespace}{group}.{name}.lock")
+        if lock is not None:
+            return Instance(name, lock)
+    wanted = settings.instance or f"0 to {SLOTS - 1}"
+    raise SettingsError(
+        f"instance {wanted} of {group} is taken by a living process: set RALO_INSTANCE to another"
+    )
+
+
+def _names(settings: Settings) -> Iterator[str]:
+    if settings.instance is not None:
+        yield settings.instance
+    else:
+        yield from (str(slot) for slot in range(SLOTS))
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
