@@ -1,0 +1,196 @@
+"""One optimizer step from local files to local files, and how these files get here.
+
+The aggregator takes steps with it and the step proof takes them again: one text for both.
+What is fetched is kept by its hash in a scratch folder, so a step fetches gradients alone.
+"""
+
+import hashlib
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from schemas.effects import BadObject, Effect, Get
+from schemas.learning import AdamStep, GradientUpload, Layout, WeightVersion
+from schemas.missions import Training
+from schemas.tensors import ObjectRef
+from streams.learning.flat import (
+    FlatVector,
+    create_moments,
+    create_weights,
+    moments_vectors,
+    scratch_vector,
+    weights_vector,
+)
+from streams.learning.fold import NotFinite, chunk_tensor, fold
+from streams.learning.layout import FlatLayout, chunk_ranges, header_bytes, read_layout
+from streams.learning.optimizer import Moments, adam_step, adamw_
+
+Paths = dict[str, Path]
+
+
+class Unreadable(Exception):
+    """A chunk of an upload has other bytes than the event names, or is not finite."""
+
+
+class Scratch:
+    """A folder of this process alone: objects by hash, and the files of the step in hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self._objects, self._work = folder / "objects", folder / "work"
+        for path in (self._objects, self._work):
+            path.mkdir(parents=True, exist_ok=True)
+        self._checked: set[str] = set()
+        self.clear()
+
+    def fetch(self, ref: ObjectRef) -> Generator[Effect, Any, Path]:
+        """The local file of an object; what an earlier process left is checked before use."""
+        path = self._objects / ref.sha256
+        if ref.sha256 not in self._checked:
+            if not path.exists() or _sha256(path) != ref.sha256:
+                part = path.with_suffix(".part")
+                yield Get(ref, part)
+                part.replace(path)
+            self._checked.add(ref.sha256)
+        return path
+
+    def adopt(self, path: Path, sha256: str) -> None:
+        """Keep a file of the step in hand as the object that it has become."""
+        path.replace(self._objects / sha256)
+        self._checked.add(sha256)
+
+    def keep(self, refs: Iterable[ObjectRef]) -> None:
+        """Forget every object but these."""
+        wanted = {ref.sha256 for ref in refs}
+        self._checked &= wanted
+        for path in self._objects.iterdir():
+            if path.name not in wanted:
+                path.unlink()
+
+    def work(self, name: str) -> Path:
+        """Where a file of the step in hand lies."""
+        return self._work / name
+
+    def clear(self) -> None:
+        """Remove the files of the step in hand."""
+        for path in self._work.iterdir():
+            path.unlink()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The files of a version, here: weights, and moments unless they are all zero."""
+
+    layout: FlatLayout
+    weights: Paths
+    moments: Paths
+
+
+@dataclass(frozen=True)
+class StepFiles:
+    """What a step made, by file name, and how it was taken."""
+
+    weights: Paths
+    moments: Paths
+    step: AdamStep
+
+
+def optimizer_name(shard: str) -> str:
+    """The file with the moments of a weight shard: flat `exp_avg` and `exp_avg_sq`."""
+    return f"optimizer-{shard}"
+
+
+def fetch_checkpoint(
+    scratch: Scratch, shards: Mapping[str, ObjectRef], optimizer: Mapping[str, ObjectRef]
+) -> Generator[Effect, Any, Checkpoint]:
+    """Bring the files of a version here; raises LayoutError where they are no float32 shards."""
+    weights: Paths = {}
+    moments: Paths = {}
+    for name, ref in sorted(shards.items()):
+        weights[name] = yield from scratch.fetch(ref)
+    for name, ref in sorted(optimizer.items()):
+        moments[name] = yield from scratch.fetch(ref)
+    layout = read_layout({name: header_bytes(path) for name, path in weights.items()})
+    return Checkpoint(layout, weights, moments)
+
+
+def fetch_gradient(
+    scratch: Scratch, upload: GradientUpload, layout: Layout, name: str
+) -> Generator[Effect, Any, FlatVector]:
+    """Bring the chunks of an upload here, one at a time, each checked; raises `Unreadable`."""
+    vector = scratch_vector(scratch.work(name), layout.parameters)
+    ranges = chunk_ranges(layout.parameters, layout.chunk_elements)
+    for index, (ref, (start, _)) in enumerate(zip(upload.chunks, ranges, strict=True)):
+        try:
+            vector.write(start, chunk_tensor((yield Get(ref)), ref.dtype))
+        except (BadObject, NotFinite) as error:
+            scratch.work(name).unlink()
+            raise Unreadable(f"chunk {index}: {error}") from error
+    return vector
+
+
+def take_step(
+    scratch: Scratch,
+    parent: WeightVersion,
+    checkpoint: Checkpoint,
+    gradients: Sequence[tuple[FlatVector, float]],
+    training: Training,
+) -> StepFiles:
+    """Fold, clip, AdamW: two passes over the chunks; memory is a few chunks.
+
+    `gradients` are vectors with their weights in canonical order.
+    """
+    layout = checkpoint.layout
+    chunks = chunk_ranges(layout.total, parent.layout.chunk_elements)
+    mean = scratch_vector(scratch.work("fold"), layout.total)
+    norm = fold([g for g, _ in gradients], [w for _, w in gradients], chunks, mean)
+    step = adam_step(parent.step.step if parent.step else 0, norm, training)
+    files = _create(scratch, checkpoint, step)
+    with torch.no_grad():
+        _update(checkpoint, files, mean, chunks, training)
+    return files
+
+
+def _create(scratch: Scratch, checkpoint: Checkpoint, step: AdamStep) -> StepFiles:
+    weights, moments = {}, {}
+    for shard, (start, stop) in checkpoint.layout.shards().items():
+        weights[shard] = scratch.work(shard)
+        create_weights(weights[shard], like=checkpoint.weights[shard])
+        name = optimizer_name(shard)
+        moments[name] = scratch.work(name)
+        create_moments(moments[name], stop - start)
+    return StepFiles(weights, moments, step)
+
+
+def _update(
+    old: Checkpoint,
+    new: StepFiles,
+    mean: FlatVector,
+    chunks: Sequence[tuple[int, int]],
+    training: Training,
+) -> None:
+    source, target = (
+        weights_vector(old.layout, old.weights),
+        weights_vector(old.layout, new.weights),
+    )
+    avg, avg_sq = _moments(old.layout, new.moments)
+    # Files of zeros stand in for the moments of a base version, which has none.
+    old_avg, old_sq = _moments(old.layout, old.moments or new.moments)
+    for start, stop in chunks:
+        weights = source.read(start, stop)
+        moments = Moments(old_avg.read(start, stop), old_sq.read(start, stop))
+        adamw_(weights, mean.read(start, stop), moments, new.step, training)
+        target.write(start, weights)
+        avg.write(start, moments.exp_avg)
+        avg_sq.write(start, moments.exp_avg_sq)
+
+
+def _moments(layout: FlatLayout, files: Paths) -> tuple[FlatVector, FlatVector]:
+    return moments_vectors(layout, {s: files[optimizer_name(s)] for s in layout.shards()})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
