@@ -78,6 +78,12 @@ TOPICS: dict[str, Topic] = {
     )
 }
 
+MISSION_TABLE = Topic("orchestrator-missions-changelog", events=(), compacted=True)
+"""The changelog of the orchestrator's table: Faust's own records, no events of ours."""
+
+PROVISIONED: tuple[Topic, ...] = (*TOPICS.values(), MISSION_TABLE)
+"""All that must exist before a processor starts."""
+
 
 class Undecodable(ValueError):
     """The bytes are no event of this topic: a dead letter."""

@@ -22,6 +22,20 @@ VERBS: Mapping[str, tuple[str, str, str]] = {
     "status": ("infra.cli.stack", "status", "Show the servers and the processors."),
     "doctor": ("infra.cli.doctor", "doctor", "Check what RALO needs, and say how to mend it."),
     "config": ("infra.cli.config", "app", "Show every setting and where it comes from."),
+    "demo": (
+        "infra.cli.demo",
+        "demo",
+        "Watch a language model learn, on this machine, in minutes.",
+    ),
+    "mission": ("infra.cli.mission", "app", "Submit, list, show, pause, resume, cancel missions."),
+    "weights": ("infra.cli.weights", "app", "List, show, compare, export, roll back versions."),
+    "ask": ("infra.cli.ask", "ask", "Ask a trained version a question."),
+    "audit": ("infra.cli.audit", "audit", "Balance the books of the whole log and store."),
+    "run": ("infra.cli.run", "run", "Run one processor in the foreground."),
+    "scale": ("infra.cli.processes", "scale", "Set how many samplers and trainers a policy has."),
+    "logs": ("infra.cli.processes", "logs", "Show what the processors say."),
+    "track": ("infra.cli.track", "app", "Send the curves to TensorBoard or W&B."),
+    "schemas": ("infra.cli.schemas", "schemas", "Write or check the JSON Schemas of all events."),
     "test": ("infra.cli.testing", "test", "Run the project's tests."),
 }
 """Verb: its module, the function or `typer.Typer` in it, its line in `ralo --help`."""

@@ -44,7 +44,7 @@ def run(
 
 
 def _run(name: str, config: Settings, patience_s: float) -> int:
-    from infra import processors
+    from infra.cli import processors
 
     if name == processors.ORCHESTRATOR:
         _wait_for_servers(name, config, patience_s)

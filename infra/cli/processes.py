@@ -1,0 +1,70 @@
+"""`ralo scale` and `ralo logs`: the supervised processors."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra import supervisor
+from infra.settings import settings
+
+
+def scale(
+    counts: Annotated[
+        list[str] | None, typer.Argument(help="sampler=2 trainer=2; nothing shows the counts")
+    ] = None,
+) -> None:
+    """Set how many samplers and trainers each policy has; the running supervisor follows."""
+    wanted = {}
+    for text in counts or []:
+        kind, _, count = text.partition("=")
+        if not count.isdigit():
+            raise typer.BadParameter(f"{text}: write it as sampler=2")
+        wanted[kind] = int(count)
+    try:
+        supervisor.write_scale(settings(), wanted)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    found = supervisor.read_scale(settings())
+    print(" ".join(f"{kind}={found.get(kind, 1)}" for kind in supervisor.SCALABLE))
+
+
+def logs(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names or their beginnings, e.g. trainer; or all.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as lines come.")] = False,
+    lines: Annotated[int, typer.Option("-n", help="Lines from the end of each.")] = 20,
+) -> None:
+    """Show the last lines of the processors' logs, each with its process's name."""
+    files = _files(names or [""])
+    if not files:
+        raise typer.BadParameter(f"no log under {settings().state_dir / 'logs'} has such a name")
+    seen = {path: _show_end(path, lines) for path in files}
+    while follow:
+        time.sleep(0.3)
+        for path in _files(names or [""]):
+            seen[path] = _show_from(path, seen.get(path, 0))
+
+
+def _files(names: list[str]) -> list[Path]:
+    folder = settings().state_dir / "logs"
+    return sorted(p for p in folder.glob("*.log") if any(p.stem.startswith(n) for n in names))
+
+
+def _show_end(path: Path, lines: int) -> int:
+    data = path.read_bytes()
+    for line in data.decode(errors="replace").splitlines()[-lines:]:
+        print(f"{path.stem}: {line}")
+    return len(data)
+
+
+def _show_from(path: Path, offset: int) -> int:
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    whole, _, _ = data.rpartition(b"\n")
+    for line in whole.decode(errors="replace").splitlines():
+        print(f"{path.stem}: {line}", flush=True)
+    return offset + len(whole) + (1 if whole else 0)

@@ -1,0 +1,101 @@
+"""Where processors are put together: which class, with which of the settings."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from infra.settings import Settings, SettingsError, kafka_bootstrap
+from schemas.effects import Processor
+from schemas.missions import Mission
+
+ORCHESTRATOR = "orchestrator"
+LEARNERS = ("sampler", "trainer", "aggregator", "evaluator")
+ORCHESTRATOR_PORT = 8071
+
+Factory = Callable[[Settings], Processor]
+
+
+def factory(name: str) -> Factory:
+    """How to make the processor of that name; raises `SettingsError` listing the names."""
+    if name not in _FACTORIES:
+        known = ", ".join([*_FACTORIES, ORCHESTRATOR])
+        raise SettingsError(f"no processor {name!r}; there are {known}")
+    return _FACTORIES[name]
+
+
+def _provider(config: Settings) -> Processor:
+    from producers.problems.provider import ProblemProvider
+    from streams.learning.algorithms import algorithm
+
+    def check(mission: Mission) -> None:
+        algorithm(mission.algorithm.name, mission.algorithm.settings)
+
+    def base_folder(*args: object) -> None:
+        # Imports transformers, so only when a base model is to be made.
+        from streams.learning.models import base_folder as make
+
+        make(*args)  # type: ignore[arg-type]
+
+    return ProblemProvider(check, base_folder, time.monotonic, config.allow_local_code)
+
+
+def _sampler(config: Settings) -> Processor:
+    from streams.learning.sampler import Sampler
+
+    from producers.problems.verifiers import scorer
+    from streams.learning.algorithms import algorithm
+    from streams.learning.rollout import RolloutPlan
+
+    def plan(mission: Mission) -> RolloutPlan:
+        return algorithm(mission.algorithm.name, mission.algorithm.settings).plan(mission)
+
+    _one_thread_per_worker(config)
+    return Sampler(config.policy, scorer(config.allow_local_code), plan)
+
+
+def _trainer(config: Settings) -> Processor:
+    from streams.learning.trainer import Trainer
+
+    _one_thread_per_worker(config)
+    return Trainer(config.policy, f"trainer-{config.instance or 0}")
+
+
+def _aggregator(config: Settings) -> Processor:
+    from streams.learning.aggregator import Aggregator
+
+    _one_thread_per_worker(config)
+    scratch = config.state_dir / "scratch" / f"{config.policy}-{config.instance or 0}"
+    return Aggregator(config.policy, scratch)
+
+
+def _evaluator(config: Settings) -> Processor:
+    from streams.learning.evaluator import Evaluator
+
+    from producers.problems.verifiers import scorer
+
+    _one_thread_per_worker(config)
+    return Evaluator(config.policy, scorer(config.allow_local_code))
+
+
+_FACTORIES: Mapping[str, Factory] = {
+    "provider": _provider,
+    "sampler": _sampler,
+    "trainer": _trainer,
+    "aggregator": _aggregator,
+    "evaluator": _evaluator,
+}
+
+
+def _one_thread_per_worker(config: Settings) -> None:
+    import torch
+
+    torch.set_num_threads(config.torch_threads)
+
+
+def run_orchestrator(config: Settings) -> int:
+    """Run the orchestrator until it is told to stop; its exit status."""
+    from streams.missions.app import run
+
+    port = config.http_port or ORCHESTRATOR_PORT
+    extra = config.kafka.extra
+    bootstrap = kafka_bootstrap(config)
+    return run(bootstrap, config.namespace, config.bind_host, port, config.state_dir, extra)
