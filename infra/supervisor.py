@@ -23,6 +23,7 @@ import psutil
 
 from infra.embedded import process
 from infra.embedded.process import ProcessId
+from infra.embedded.state import choose_port
 from infra.log import Log, LogError
 from infra.settings import Settings, settings
 from schemas.missions import Mission, MissionControl, MissionReport, MissionResult
@@ -136,7 +137,8 @@ class Supervisor:
 
     def _child(self, kind: str, index: int, policy: str | None) -> Child:
         name = f"{kind}-{index}" + (f"@{policy}" if policy else "")
-        environ = {"RALO_INSTANCE": str(index)} | ({"RALO_POLICY": policy} if policy else {})
+        environ = {"RALO_INSTANCE": str(index), "RALO_HTTP_PORT": str(views_port(self._config))}
+        environ |= {"RALO_POLICY": policy} if policy else {}
         return Child(name, ["run", kind], environ)
 
     def _keep(self, child: Child) -> None:
@@ -224,6 +226,18 @@ def status_file(config: Settings) -> Path:
 def log_file(config: Settings, name: str) -> Path:
     """The log of one processor."""
     return config.state_dir / "logs" / f"{name}.log"
+
+
+def views_port(config: Settings) -> int:
+    """The port of the orchestrator's views: the one set, else a free one, chosen once."""
+    if config.http_port is not None:
+        return config.http_port
+    path = config.state_dir / "http-port"
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text())
+    port = choose_port(config.bind_host)
+    path.write_text(str(port))
+    return port
 
 
 def read_scale(config: Settings) -> dict[str, int]:

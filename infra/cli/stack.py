@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import sys
 from dataclasses import asdict
@@ -11,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from infra import supervisor
 from infra.embedded.stack import Endpoints, ServerStatus, Stack
 from infra.settings import settings
 
@@ -22,12 +21,19 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def up(as_json: AsJson = False) -> None:
-    """Start Kafka and MinIO on this machine, wait until they work, and make the topics.
+def up(
+    as_json: AsJson = False,
+    servers_only: Annotated[
+        bool, typer.Option("--servers-only", help="No processors: they run elsewhere.")
+    ] = False,
+) -> None:
+    """Start Kafka and MinIO on this machine, make the topics, and supervise the processors.
 
     Running it again finds the running servers; whatever an interrupted run left is repaired.
     """
     endpoints = Stack(settings()).up(say)
+    if not servers_only:
+        supervisor.start(settings(), say)
     if as_json:
         print(json.dumps(_public(endpoints)))
     else:
@@ -39,20 +45,19 @@ def down(
     purge: Annotated[bool, typer.Option("--purge", help="Delete topics and objects too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
 ) -> None:
-    """Stop Kafka and MinIO; their data stays unless `--purge` is given."""
+    """Stop the processors, Kafka and MinIO; their data stays unless `--purge` is given."""
     stack = Stack(settings())
-    if not purge:
-        return stack.down(say)
     question = f"Delete every topic and object under {settings().state_dir}?"
-    if not yes and not typer.confirm(question):
+    if purge and not yes and not typer.confirm(question):
         raise typer.Exit(1)
-    return stack.purge(say)
+    supervisor.stop(settings(), say)
+    stack.purge(say) if purge else stack.down(say)
 
 
 def status(as_json: AsJson = False) -> None:
     """Show the servers, their ports, memory and disk, and the processors; 3 if one is not up."""
     servers = Stack(settings()).status()
-    processors = _processors()
+    processors = supervisor.processors_status()
     if as_json:
         rows = [server.as_dict() for server in servers]
         print(json.dumps({"servers": rows, "processors": processors}, default=str))
@@ -65,13 +70,6 @@ def status(as_json: AsJson = False) -> None:
 def _public(endpoints: Endpoints) -> dict[str, Any]:
     s3 = {k: v for k, v in asdict(endpoints.s3).items() if k not in ("access_key", "secret_key")}
     return {"kafka": endpoints.kafka, "s3": s3, "state_dir": str(settings().state_dir)}
-
-
-def _processors() -> list[dict[str, Any]]:
-    if importlib.util.find_spec("infra.supervisor") is None:
-        return []
-    rows: list[dict[str, Any]] = importlib.import_module("infra.supervisor").processors_status()
-    return rows
 
 
 def _print_tables(servers: list[ServerStatus], processors: list[dict[str, Any]]) -> None:
