@@ -6,7 +6,7 @@ from math import ceil, fsum, sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from schemas.learning import Rollout
 from schemas.missions import Mission
@@ -34,6 +34,13 @@ class TreePoSettings(Settings):
     advantage: Literal["code", "paper"] = Field(
         "code", description="`code`: as the authors' program; `paper`: Eq. 5"
     )
+
+    @field_validator("first_division")
+    @classmethod
+    def _divides(cls, division: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= division[0] <= division[1]:
+            raise ValueError(f"needs [low, high] with 1 <= low <= high, not {list(division)}")
+        return division
 
 
 @algorithm("treepo")
