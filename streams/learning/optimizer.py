@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch.optim.adamw import adamw
 
 from schemas.learning import AdamStep
 from schemas.missions import Training
@@ -57,8 +58,6 @@ def adamw_(
     training: Training,
 ) -> None:
     """Clip the gradient and update weights and moments, all in place."""
-    from torch.optim.adamw import adamw
-
     beta1, beta2 = training.betas
     adamw(
         [weights],
