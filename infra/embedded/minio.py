@@ -81,19 +81,31 @@ def ensure_credentials(config: Settings, report: Report) -> None:
 
 
 def install_minio(cache: Path, report: Report) -> Path:
-    """Return a MinIO binary that runs: PATH, the cache, or a fresh build; raises `StackError`."""
-    on_path, cached = shutil.which("minio"), cache / f"minio-{MINIO_VERSION}" / "minio"
-    if on_path and runs(Path(on_path)):
-        return Path(on_path)
-    if runs(cached):
-        return cached
+    """Return a MinIO binary that runs, building it if there is none; raises `StackError`."""
+    found = find_minio(cache)
+    if found is not None:
+        return found
     with locked(cache / "minio.lock", report):
+        cached = cached_path(cache)
         if cached.exists() and not runs(cached):
             report(f"{cached} is damaged: building it again")
             cached.unlink()
         if not cached.exists():
             build_minio(cached, report)
     return cached
+
+
+def find_minio(cache: Path) -> Path | None:
+    """Return a MinIO binary that runs, from PATH or the cache, or None."""
+    on_path = shutil.which("minio")
+    candidates = [Path(on_path)] if on_path else []
+    return next((path for path in [*candidates, cached_path(cache)] if runs(path)), None)
+
+
+def cached_path(cache: Path) -> Path:
+    """Return where the binary of the pinned version is kept."""
+    # A directory of its own: MinIO takes its file's name for part of its own.
+    return cache / f"minio-{MINIO_VERSION}" / "minio"
 
 
 def runs(binary: Path) -> bool:

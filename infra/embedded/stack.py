@@ -7,7 +7,6 @@ for; whatever a kill leaves in between, the next `up` finds and mends.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import time
@@ -118,7 +117,10 @@ class Stack:
             for server in self.servers:
                 self._await(server, state, report)
             endpoints = self.check()
-            _provision(self.config, report)
+            # Imported here: the adapters it needs take half a second, which `status` need not pay.
+            from infra.provision import provision
+
+            provision(self.config, report)
         return endpoints
 
     def down(self, report: Report) -> None:
@@ -301,13 +303,6 @@ class Stack:
             yield from self.config.state_dir.glob(f"{server.name}*")
             yield from self.logs.glob(f"{server.name}.log*")
         yield from self.config.state_dir.glob("stack.json*")
-
-
-def _provision(config: Settings, report: Report) -> None:
-    if importlib.util.find_spec("infra.provision") is not None:
-        from infra.provision import provision
-
-        provision(config, report)
 
 
 def disk_used(directory: Path) -> int:

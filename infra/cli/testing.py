@@ -1,0 +1,44 @@
+"""`ralo test`: the project's tests, with a Kafka and a MinIO of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FAST = ["-m", "not stack and not slow", "tests/unit", "tests/contract"]
+
+
+class NoCheckout(Exception):
+    """The tests are not here: this is not a checkout with its development packages."""
+
+
+def test(
+    pytest_arguments: Annotated[
+        list[str] | None, typer.Argument(help="Passed on to pytest; write -- before options.")
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Only what needs no server.")] = False,
+) -> None:
+    """Run the tests: everything, on a Kafka and a MinIO started for them, or with --fast in memory.
+
+    A running `ralo up` is neither used nor disturbed.
+    """
+    if not (ROOT / "tests").is_dir() or importlib.util.find_spec("pytest") is None:
+        raise NoCheckout(f"no tests or no pytest for {ROOT}: run ./ralo test in a checkout")
+    given = pytest_arguments or []
+    command = [sys.executable, "-m", "pytest", *(FAST if fast else []), *given]
+    raise typer.Exit(subprocess.run(command, cwd=ROOT, env=environment()).returncode)
+
+
+def environment() -> dict[str, str]:
+    """Return the tests' environment: no setting of the user's stack, one thread, shared caches."""
+    kept = ("RALO_CACHE_DIR", "RALO_TEST_KEEP_STACK")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RALO_") or k in kept}
+    return {"OMP_NUM_THREADS": "1", **inherited}
