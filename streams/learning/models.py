@@ -5,7 +5,7 @@ The log's weights are the master copy, so folders hold float32 whatever the mode
 
 import json
 import tempfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ _IN_MEMORY_BYTES = 64 << 20
 
 class ModelUnavailable(Exception):
     """The base model of a mission cannot be had, and why."""
+
+
+class PromptError(ValueError):
+    """A prompt that this model cannot be given, and why."""
 
 
 class WrongWeights(Exception):
@@ -165,9 +169,35 @@ class PolicyModel:
         self.model: Any = None
         self.tokenizer: Any = None
         self.stop_ids: frozenset[int] = frozenset()
+        self.longest_token = 1
         self._files: dict[str, str] = {}
         self._shards: dict[str, str] = {}
         self._slots: dict[str, torch.Tensor] = {}
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """The tokens of a prompt; raises `PromptError` where it has none or does not fit."""
+        try:
+            tokens = tuple(self.tokenizer(prompt)["input_ids"])
+        except Exception as error:  # the tokenizers library raises nothing narrower
+            raise PromptError(f"prompt {prompt!r}: {_first_line(error)}") from error
+        room = getattr(self.model.config, "max_position_embeddings", None) or len(tokens) + 1
+        if not 0 < len(tokens) < room:
+            raise PromptError(
+                f"prompt {prompt[:80]!r} has {len(tokens)} tokens: "
+                f"from 1 to {room - 1} fit the {room} positions of the model"
+            )
+        return tokens
+
+    def texts(self, completions: Sequence[Sequence[int]]) -> list[str]:
+        """What the completions say, without the stop token at the end; other special tokens show.
+
+        So a completion with padding in its midst is not taken for the text without it.
+        """
+        plain = [t[:-1] if t and t[-1] in self.stop_ids else t for t in map(list, completions)]
+        texts: list[str] = self.tokenizer.batch_decode(
+            plain, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return texts
 
     def follow(self, version: WeightVersion) -> Generator[Effect, Any, None]:
         """Hold the weights of this version; all of it is fetched and checked before a byte changes.
@@ -207,6 +237,7 @@ class PolicyModel:
         # Masks are ours to pass: with a pad id set, each forward pass would look for padding.
         self.model.config.pad_token_id = None
         self.stop_ids = _stop_ids(self.model, self.tokenizer)
+        self.longest_token = max(map(len, self.tokenizer.get_vocab()))
         # Parameters and buffers by their names in the shards; tied ones have one stored name.
         self._slots = dict(self.model.state_dict(keep_vars=False))
 

@@ -36,13 +36,18 @@ class TransformersEngine:
         """The model's number of positions."""
         return room(self._model)
 
-    @torch.inference_mode()
     def generate(
         self, rows: Sequence[Row], temperature: float, top_p: float, stop: Collection[int]
     ) -> list[Segment]:
-        """One segment a row, in order; equal prefixes are read by the model once."""
+        """One segment a row, in order; temperature 0 is greedy, with log-probs of 0."""
         if not rows:
             return []
+        with torch.inference_mode():
+            return self._generate(rows, temperature, top_p, stop)
+
+    def _generate(
+        self, rows: Sequence[Row], temperature: float, top_p: float, stop: Collection[int]
+    ) -> list[Segment]:
         distinct: dict[tuple[int, ...], int] = {}
         places = np.array([distinct.setdefault(row.prefix, len(distinct)) for row in rows])
         stream, output = _Stream(self._model, list(distinct)), _Output(rows, stop)
