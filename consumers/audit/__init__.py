@@ -1,0 +1,15 @@
+"""Balances the books of the log and the store: nothing lost, nothing counted twice."""
+
+from consumers.audit.core import Records, UnknownMission, audit
+from consumers.audit.objects import NoObjects, ObjectChecker
+from consumers.audit.report import INVARIANTS, AuditReport
+
+__all__ = [
+    "INVARIANTS",
+    "AuditReport",
+    "NoObjects",
+    "ObjectChecker",
+    "Records",
+    "UnknownMission",
+    "audit",
+]
