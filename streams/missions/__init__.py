@@ -1,0 +1,1 @@
+"""Missions from submission to result: the orchestrator and what it decides."""

@@ -1,0 +1,411 @@
+"""The orchestrator: Faust keeps the missions' table, follows the log, and answers over HTTP.
+
+The layout, and why:
+
+- *One instance, one table, one changelog partition.* The inputs differ in keys (mission, policy)
+  and in partitions (1 and 4), so no partitioning of the table would match them all. Missions are
+  few: one instance owns them (a static member of its group), the table is keyed by mission and its
+  changelog has one partition, so that changes are restored in the order in which they were made.
+- *The table says where to read on.* A row is written with the offsets that it has seen, and its
+  change is on the changelog before the next record is taken. After recovery reading starts behind
+  those offsets, not at the group's committed ones (these are for lag displays only). So table and
+  position never disagree, and a lost changelog means reading the inputs from the beginning again.
+- *Deciding is apart from observing.* The agent only folds records into rows; a timer publishes
+  what is due by the rows, once everything on the log is folded in. What was published is known from
+  the log (see `outbox`), so neither a redelivery nor a restart publishes twice.
+- *Whatever fails ends the process.* Faust acknowledges a record whose agent raised; here nothing is
+  folded in after a failure, and the supervisor starts the process again.
+
+Only records that cannot be decoded are passed over, and counted: their dead letters are written by
+the problem provider.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from schemas import topics
+from schemas.records import Partition, Record
+from streams.missions.desk import Desk, is_open
+from streams.missions.outbox import Outbox, OutboxError
+from streams.missions.security import Security, security_of
+from streams.missions.topics import APP, CHANGELOG, INPUTS, TABLE
+from streams.missions.watch import Watchdog
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Faust and mode use what newer Pythons deprecate.
+    import faust
+    from faust.tables.table import Table
+    from faust.transport.drivers import aiokafka as driver
+
+logger = logging.getLogger(__name__)
+
+_quiet = logging.getLogger("faust.orchestrator")
+
+DECIDE_EVERY_S = 0.5
+WATCH_EVERY_S = 5.0
+STALL_LIMIT_S = 60.0
+RECOVERY_LIMIT_S = 300.0
+STOP_LIMIT_S = 10.0
+SETTLE_S = 0.2
+"""Records that the consumer thread has fetched are known to the streams well within this."""
+DAYS_S = 20 * 24 * 3600.0
+"""A day or more without a poll is no reason to leave the group; milliseconds fit in 31 bits."""
+EXIT_TRY_AGAIN = 75
+EXIT_CONFIG = 78
+
+
+class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Reads committed records only, which Faust does for its own transactions alone."""
+
+    logger = _quiet
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"  # noqa: SLF001
+        return consumer
+
+
+class _Consumer(driver.Consumer):  # type: ignore[misc]
+    """Starts reading where the table ends."""
+
+    logger = _quiet
+
+    def _new_consumer_thread(self) -> _Thread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    async def seek_to_committed(self) -> Mapping[TopicPartition, int]:
+        starts: dict[TopicPartition, int] = self.app.starts()
+        await self.seek_wait(starts)
+        return starts
+
+
+class _Transport(driver.Transport):  # type: ignore[misc]
+    Consumer = _Consumer
+
+
+class _Table(Table):  # type: ignore[misc]
+    """A table whose changes can be waited for, and all go to the changelog's one partition."""
+
+    logger = _quiet
+    last_change: Any = None
+
+    def partition_for_key(self, key: Any) -> int:
+        return 0
+
+    def send_changelog(self, *args: Any, **kwargs: Any) -> Any:
+        self.last_change = super().send_changelog(*args, **kwargs)
+        return self.last_change
+
+
+class Orchestrator:
+    """One process: the Faust app, the outbox, and how they are doing."""
+
+    def __init__(self, app: Any, table: Any, outbox: Outbox, namespace: str) -> None:
+        self.app, self.table, self.outbox, self.namespace = app, table, outbox, namespace
+        self.desk = Desk(table)
+        self.inputs = [
+            TopicPartition(namespace + topic.name, number)
+            for topic in INPUTS
+            for number in range(topic.partitions)
+        ]
+        self.recovered = False
+        self.taken = self.skipped = self.lag = 0
+        self.ended = asyncio.Event()
+        self.failure: str | None = None
+
+    def fail(self, what: str) -> None:
+        """End the process with an error; nothing is folded in or published from here on."""
+        if self.failure is None:
+            logger.critical("%s", what)
+            self.failure = what
+            self.ended.set()
+
+    def starts(self) -> dict[TopicPartition, int]:
+        """The offset to read on from, for every input partition."""
+        seen = self.desk.starts()
+        return {p: seen.get(f"{self._plain(p.topic)}-{p.partition}", 0) for p in self.inputs}
+
+    async def follow(self, stream: Any) -> None:
+        """Fold every record into its row; the change is durable before the next is taken."""
+        async for event in stream.events():
+            message = event.message
+            if self.failure is not None:
+                return
+            try:
+                await self._take(self._record(message))
+            except Exception as error:
+                at = f"{message.topic}[{message.partition}]@{message.offset}"
+                logger.debug("cannot take %s", at, exc_info=True)
+                self.fail(f"{at}: {type(error).__name__}: {error}")
+
+    async def _take(self, record: Record) -> None:
+        self.taken += 1
+        try:
+            event = topics.decode(record.partition.topic, record.value)
+        except topics.Undecodable as error:
+            self.skipped += 1
+            logger.warning("%s is passed over: %s", record.at, error)
+            return
+        decoded = Record(
+            record.partition,
+            record.offset,
+            record.key,
+            record.value,
+            timestamp_ms=record.timestamp_ms,
+            event=event,
+        )
+        change = self.desk.take(decoded)
+        if change is not None:
+            mission_id, row = change
+            self.table[mission_id] = row
+            await self.table.last_change
+
+    def _record(self, message: Any) -> Record:
+        return Record(
+            Partition(self._plain(message.topic), message.partition),
+            message.offset,
+            message.key,
+            message.value,
+            timestamp_ms=round(1000 * message.timestamp),
+        )
+
+    def _plain(self, name: str) -> str:
+        return name.removeprefix(self.namespace)
+
+    async def decide(self) -> None:
+        """Publish what is due, if the rows show all that is on the log."""
+        if not self.recovered or self.failure is not None:
+            return
+        try:
+            if not any(map(is_open, self.table.values())) or not await self.caught_up():
+                return
+            for event in self.desk.due(time.time_ns() // 1_000_000):
+                if not self.outbox.did(event):
+                    await self.outbox.publish(event)
+                    logger.info("published %s", event.to_bytes().decode())
+        except Exception as error:
+            self.fail(f"cannot publish what is due: {type(error).__name__}: {error}")
+
+    async def caught_up(self) -> bool:
+        """Whether all that lies on the inputs now is folded in, open transactions included."""
+        try:
+            ends = await asyncio.wait_for(self.outbox.ends(self.inputs), STOP_LIMIT_S)
+            positions = {p: await self.app.consumer.position(p) for p in self.inputs}
+        except (KafkaError, TimeoutError) as error:
+            logger.warning("cannot compare with the ends of the log: %r", error)
+            return False
+        if any(position < ends[p] for p, position in positions.items()):
+            return False
+        await asyncio.sleep(SETTLE_S)
+        return all(
+            message.offset >= ends[TopicPartition(message.topic, message.partition)]
+            for message in self.app.consumer.unacked
+            if self._plain(message.topic) != CHANGELOG.name
+        )
+
+    async def watch(self) -> None:
+        """End the process when records wait and nothing moves."""
+        reading, recovering = Watchdog(STALL_LIMIT_S), Watchdog(RECOVERY_LIMIT_S)
+        while self.failure is None:
+            await asyncio.sleep(WATCH_EVERY_S)
+            now_s = time.monotonic()
+            if not self.recovered:
+                if recovering.stalled(True, None, now_s):
+                    self.fail(f"the table is not restored after {RECOVERY_LIMIT_S:.0f} s")
+                continue
+            try:
+                progress = await asyncio.wait_for(self._progress(), STOP_LIMIT_S)
+            except (KafkaError, TimeoutError) as error:
+                logger.warning("cannot measure the lag: %r", error)
+                reading.excuse()
+                continue
+            if reading.stalled(self.lag > 0, progress, now_s):
+                self.fail(f"{self.lag} records wait and none was read for {STALL_LIMIT_S:.0f} s")
+
+    async def _progress(self) -> tuple[int, ...]:
+        consumer = self.app.consumer
+        ends = await consumer.highwaters(*self.inputs)
+        positions = [await consumer.position(p) for p in self.inputs]
+        waiting = zip(self.inputs, positions, strict=True)
+        self.lag = sum(max(0, ends[p] - at) for p, at in waiting) + len(consumer.unacked)
+        return (self.taken, *positions)
+
+    def health(self) -> dict[str, Any]:
+        """How the process is doing, as JSON."""
+        rows = list(self.table.values())
+        return {
+            "status": "ok" if self.recovered else "recovering",
+            "lag": self.lag,
+            "taken": self.taken,
+            "skipped": self.skipped,
+            "missions": {"open": sum(map(is_open, rows)), "all": len(self.desk.views())},
+        }
+
+
+def run(
+    bootstrap: str, namespace: str, host: str, port: int, state_dir: Path, extra: Mapping[str, str]
+) -> int:
+    """Run the orchestrator in the foreground until SIGTERM or SIGINT; the exit status.
+
+    0 when it was asked to stop, 75 when it should be started again, 78 when `extra` (librdkafka's
+    connection properties) asks for what cannot be had.
+    """
+    for noisy in ("faust", "mode", "aiokafka"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="faust|mode|aiokafka")
+    try:
+        security = security_of(extra)
+    except ValueError as error:
+        logger.critical("%s", error)
+        return EXIT_CONFIG
+    return asyncio.run(_serve(bootstrap, namespace, host, port, state_dir, security))
+
+
+async def _serve(
+    bootstrap: str, namespace: str, host: str, port: int, state_dir: Path, security: Security
+) -> int:
+    outbox = Outbox(bootstrap, namespace, security)
+    try:
+        await outbox.start([topic.name for topic in (*INPUTS, CHANGELOG)])
+    except (KafkaError, OutboxError) as error:
+        logger.critical("cannot start against %s: %s", bootstrap, error)
+        await outbox.stop()
+        return EXIT_TRY_AGAIN
+    (state_dir / APP).mkdir(parents=True, exist_ok=True)
+    app = _app(bootstrap, namespace, host, port, state_dir, security)
+    orchestrator = _wire(app, outbox, namespace)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, orchestrator.ended.set)
+    return await _until_ended(app, orchestrator)
+
+
+async def _until_ended(app: Any, orchestrator: Orchestrator) -> int:
+    tasks = [
+        asyncio.create_task(coroutine)
+        for coroutine in (
+            orchestrator.ended.wait(),
+            _alive(app, orchestrator),
+            orchestrator.watch(),
+        )
+    ]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(app.stop(), STOP_LIMIT_S)
+        await asyncio.wait_for(orchestrator.outbox.stop(), STOP_LIMIT_S)
+    return 0 if orchestrator.failure is None else EXIT_TRY_AGAIN
+
+
+async def _alive(app: Any, orchestrator: Orchestrator) -> None:
+    try:
+        await app.start()
+        logger.info("missions are answered at %s/missions", app.conf.canonical_url)
+        await app.wait_until_stopped()
+        reason = app.crash_reason or "it stopped by itself"
+    except Exception as error:
+        reason = error
+    if not orchestrator.ended.is_set():
+        orchestrator.fail(f"Faust ended: {reason!r}")
+
+
+def _app(
+    bootstrap: str, namespace: str, host: str, port: int, state_dir: Path, security: Security
+) -> Any:
+    app = faust.App(
+        f"{namespace}{APP}",
+        broker=[f"kafka://{address}" for address in bootstrap.split(",")],
+        broker_credentials=_credentials(security),
+        datadir=str(state_dir / APP),
+        store="memory://",
+        consumer_group_instance_id=f"{namespace}{APP}",
+        consumer_auto_offset_reset="earliest",
+        broker_session_timeout=10,
+        broker_heartbeat_interval=3,
+        broker_max_poll_interval=DAYS_S,
+        producer_acks=-1,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        web_bind=host,
+        web_host=host,
+        web_port=port,
+        web_tables_enabled=False,
+        web_router_enabled=False,
+        web_stats_enabled=False,
+        web_graph_enabled=False,
+    )
+    app.transport = _Transport(app.conf.broker_consumer, app)
+    return app
+
+
+def _credentials(security: Security) -> Any:
+    if security.mechanism is not None:
+        return faust.SASLCredentials(
+            username=security.username,
+            password=security.password,
+            mechanism=security.mechanism,
+            ssl_context=security.context,
+        )
+    return faust.SSLCredentials(security.context) if security.context else None
+
+
+def _wire(app: Any, outbox: Outbox, namespace: str) -> Orchestrator:
+    raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw"}
+    inputs = app.topic(
+        *(namespace + topic.name for topic in INPUTS),
+        **raw,
+        value_serializer="raw",
+        allow_empty=True,
+    )
+    table = app.tables.add(
+        _Table(
+            app,
+            name=TABLE,
+            partitions=CHANGELOG.partitions,
+        )
+    )
+    orchestrator = Orchestrator(app, table, outbox, namespace)
+    app.starts = orchestrator.starts
+    app.agent(inputs, concurrency=1, name=f"{namespace}{APP}")(orchestrator.follow)
+    app.timer(DECIDE_EVERY_S)(orchestrator.decide)
+    _serve_views(app, orchestrator)
+
+    @table.on_recover  # type: ignore[untyped-decorator]
+    async def recovered() -> None:
+        orchestrator.recovered = True
+
+    return orchestrator
+
+
+def _serve_views(app: Any, orchestrator: Orchestrator) -> None:
+    desk = orchestrator.desk
+
+    def answer(view: Any, body: Any) -> Any:
+        if not orchestrator.recovered:
+            return view.json({"error": "the table is being restored, ask again"}, status=503)
+        if body is None:
+            return view.json({"error": "no such mission"}, status=404)
+        return view.json(body)
+
+    @app.page("/missions")  # type: ignore[untyped-decorator]
+    async def missions(view: Any, request: Any) -> Any:
+        return answer(view, {"missions": desk.views()})
+
+    @app.page("/missions/{mission_id}")  # type: ignore[untyped-decorator]
+    async def mission(view: Any, request: Any, mission_id: str) -> Any:
+        return answer(view, desk.view(mission_id))
+
+    @app.page("/health")  # type: ignore[untyped-decorator]
+    async def health(view: Any, request: Any) -> Any:
+        return view.json(orchestrator.health())

@@ -1,0 +1,71 @@
+"""The orchestrator's table as the rest of it sees it: rows of JSON, one a mission."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.missions import MissionControl, MissionResult
+from schemas.records import Record
+from streams.missions.state import MissionState, due, mission_of, observe
+
+Row = dict[str, Any]
+"""A `MissionState` as JSON, without what is None."""
+
+
+class Desk:
+    """Reads rows and says what they should become; whoever holds the table writes them."""
+
+    def __init__(self, rows: Mapping[str, Row]) -> None:
+        self._rows = rows
+
+    def take(self, record: Record) -> tuple[str, Row] | None:
+        """The row that a decoded record changes, as it is after; None where it changes none."""
+        mission_id = mission_of(record.event) if record.event else None
+        if mission_id is None:
+            return None
+        row = self._rows.get(mission_id)
+        state = MissionState.model_validate(row) if row else MissionState(mission_id=mission_id)
+        after = observe(state, record, self._samples_of(getattr(record.event, "policy", "")))
+        if after is state:
+            return None
+        return mission_id, after.model_dump(mode="json", exclude_none=True)
+
+    def _samples_of(self, policy: str) -> int:
+        # All versions of a policy lie in one partition, so what earlier missions learnt from is
+        # in their rows before the first version of the next mission is read.
+        rows = (row for row in self._rows.values() if row["policy"] == policy)
+        return max((row["samples_total"] for row in rows), default=0)
+
+    def due(self, now_ms: int) -> list[MissionControl | MissionResult]:
+        """Everything that must be published now."""
+        states = [MissionState.model_validate(row) for row in self._rows.values() if is_open(row)]
+        return [event for state in states if (event := due(state, now_ms))]
+
+    def starts(self) -> dict[str, int]:
+        """The first offset that no row has seen, per partition that any row has seen."""
+        starts: dict[str, int] = {}
+        for row in self._rows.values():
+            for partition, offset in row["marks"].items():
+                starts[partition] = max(starts.get(partition, 0), offset + 1)
+        return starts
+
+    def views(self) -> list[Row]:
+        """All missions that were submitted, oldest first."""
+        submitted = [row for row in self._rows.values() if "submitted_ms" in row]
+        return [view_of(row) for row in sorted(submitted, key=lambda row: row["submitted_ms"])]
+
+    def view(self, mission_id: str) -> Row | None:
+        """One mission, or None where nothing is known of it."""
+        row = self._rows.get(mission_id)
+        return view_of(row) if row else None
+
+
+def is_open(row: Row) -> bool:
+    """Whether a mission was submitted and has no result yet."""
+    return "submitted_ms" in row and "result" not in row
+
+
+def view_of(row: Row) -> Row:
+    """A row as people read it: with its phase, without the bookkeeping of offsets."""
+    state = MissionState.model_validate(row)
+    shown = state.model_dump(mode="json", exclude_none=True, exclude={"marks", "samples_total"})
+    return {"mission_id": state.mission_id, "phase": state.phase, **shown}
