@@ -37,7 +37,7 @@ VERBS: Mapping[str, tuple[str, str, str]] = {
     "logs": ("infra.cli.processes", "logs", "Show what the processors say."),
     "track": ("infra.cli.track", "app", "Send the curves to TensorBoard or W&B."),
     "schemas": ("infra.cli.schemas", "schemas", "Write or check the JSON Schemas of all events."),
-    "test": ("infra.cli.testing", "test", "Run the project's tests."),
+    "test": ("infra.cli.testing", "app", "Run the project's tests."),
 }
 """Verb: its module, the function or `typer.Typer` in it, its line in `ralo --help`."""
 

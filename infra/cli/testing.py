@@ -11,18 +11,25 @@ from typing import Annotated
 
 import typer
 
+from infra.cli import PLAIN
+
 ROOT = Path(__file__).resolve().parents[2]
 
-FAST = ["-m", "not stack and not slow", "tests/unit", "tests/contract"]
+FAST = ["-m", "not stack and not slow"]
+FAST_FOLDERS = ["tests/unit", "tests/contract"]
 
 
 class NoCheckout(Exception):
     """The tests are not here: this is not a checkout with its development packages."""
 
 
+app = typer.Typer(**PLAIN)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
 def test(
     pytest_arguments: Annotated[
-        list[str] | None, typer.Argument(help="Passed on to pytest; write -- before options.")
+        list[str] | None, typer.Argument(help="Passed on to pytest, options too.")
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Only what needs no server.")] = False,
 ) -> None:
@@ -33,7 +40,9 @@ def test(
     if not (ROOT / "tests").is_dir() or importlib.util.find_spec("pytest") is None:
         raise NoCheckout(f"no tests or no pytest for {ROOT}: run ./ralo test in a checkout")
     given = pytest_arguments or []
-    command = [sys.executable, "-m", "pytest", *(FAST if fast else []), *given]
+    chosen = any((ROOT / argument.partition("::")[0]).exists() for argument in given)
+    selection = [*FAST, *([] if chosen else FAST_FOLDERS)] if fast else []
+    command = [sys.executable, "-m", "pytest", *selection, *given]
     raise typer.Exit(subprocess.run(command, cwd=ROOT, env=environment()).returncode)
 
 
