@@ -7,6 +7,7 @@ act, after changing the version). The directory of jars appears by a rename: it 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -92,6 +93,9 @@ def _maven(repository: Path) -> Any:
     from jgo.config import GlobalSettings
     from jgo.maven import MavenContext
 
+    # jgo's HTTP client trusts its own certificates unless told; Go and uv heed SSL_CERT_FILE.
+    if "SSL_CERT_FILE" in os.environ:
+        os.environ.setdefault("REQUESTS_CA_BUNDLE", os.environ["SSL_CERT_FILE"])
     # A mirror named in the user's own jgo configuration comes first, as with any use of jgo.
     remotes = {**GlobalSettings.load().repositories, "central": jgo.MAVEN_CENTRAL_URL}
     return MavenContext(repo_cache=repository, remote_repos=remotes, timeout=60)
@@ -103,7 +107,8 @@ def _fetch(context: Any, jar: Jar, target: Path) -> Jar:
     try:
         path: Path = component.artifact().resolve()
     except Exception as error:
-        raise StackError(f"cannot fetch {coordinate} ({error}): is there a network?") from error
+        remedy = "is there a network? Behind a TLS proxy set SSL_CERT_FILE to its certificates"
+        raise StackError(f"cannot fetch {coordinate} ({error}): {remedy}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != jar.sha256:
         raise StackError(f"{coordinate} has SHA-256 {digest}, but {LOCK.name} pins {jar.sha256}")
