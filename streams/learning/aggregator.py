@@ -58,7 +58,10 @@ class Aggregator:
 
     name = "aggregator"
     work: tuple[Topic, ...] = (GRADIENT_CHUNKS,)
-    state = (StateInput(WEIGHT_VERSIONS, barrier=True), StateInput(MISSIONS))
+    state: tuple[StateInput, ...] = (
+        StateInput(WEIGHT_VERSIONS, barrier=True),
+        StateInput(MISSIONS),
+    )
 
     def __init__(self, policy: str, scratch: Path) -> None:
         self.policy: str | None = policy

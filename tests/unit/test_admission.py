@@ -149,7 +149,7 @@ def test_every_group_is_counted_once() -> None:
     dropped = [{"group_id": "d", "at": "samples[0]@9", "reason": "stale"}]
     one = GradientUpload.model_validate(sent().model_dump() | {"dropped": dropped})
     for refused in (None, "stale", "overlap", "empty"):
-        totals = counted(totals, one, refused)  # type: ignore[arg-type]
+        totals = counted(totals, one, refused)
     assert totals == Totals(groups=15, samples=16, uploads=1, dropped=3, refused=8)
     returned = uncounted(counted(Totals(), one, None), one)
     assert returned == counted(Totals(), one, "abandoned")
