@@ -1,0 +1,437 @@
+"""The orchestrator's logic: any interleaving and redelivery gives one right result at most."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.base import Event
+from schemas.learning import Environment, Evaluation, Layout, Totals, WeightVersion
+from schemas.missions import (
+    AlgorithmSpec,
+    Budget,
+    Mission,
+    MissionControl,
+    MissionReport,
+    MissionResult,
+    ProblemSource,
+    Target,
+)
+from schemas.records import Partition, Record
+from streams.missions.desk import Desk, Row
+from streams.missions.outbox import deed_of
+from streams.missions.security import security_of
+from streams.missions.state import FINAL_EVALUATION_LIMIT_MS, MissionState, due, observe
+from streams.missions.topics import CHANGELOG, extra_topics
+from streams.missions.watch import Watchdog
+
+HASH = "0" * 64
+ENVIRONMENT = Environment(torch="2", threads=1, cpu_capability="x")
+
+
+def mission(id_: str = "m", **fields: Any) -> Mission:
+    fields = {"budget": Budget(problems=100), **fields}
+    return Mission(mission_id=id_, policy="p", problems=ProblemSource(name="x"), **fields)
+
+
+def control(action: Any, reason: str = "", id_: str = "m") -> MissionControl:
+    return MissionControl(mission_id=id_, action=action, reason=reason)
+
+
+def report(stage: Any, id_: str = "m", **fields: Any) -> MissionReport:
+    fields = {"heldout_size": 10, **fields}
+    return MissionReport(mission_id=id_, policy="p", stage=stage, **fields)
+
+
+def version(number: int, samples: int, id_: str = "m", kind: Any = "step") -> WeightVersion:
+    return WeightVersion(
+        policy="p",
+        version=number,
+        kind=kind,
+        mission_id=id_,
+        algorithm=AlgorithmSpec(),
+        code_sha256=HASH,
+        files={},
+        shards={},
+        layout=Layout(parameters=1, chunk_elements=1, sha256=HASH),
+        totals=Totals(samples=samples),
+        environment=ENVIRONMENT,
+    )
+
+
+def evaluation(number: int, correct: int, final: bool = False, id_: str = "m") -> Evaluation:
+    return Evaluation(
+        policy="p",
+        mission_id=id_,
+        version=number,
+        accuracy=correct / 10,
+        correct=correct,
+        total=10,
+        reward=0,
+        final=final,
+        heldout_sha256=HASH,
+    )
+
+
+PARTITION_OF_POLICY = 2
+
+
+@dataclass
+class Log:
+    """The records of a few partitions, in order within each."""
+
+    partitions: dict[Partition, list[Record]] = field(default_factory=dict)
+
+    def append(self, *events: Event, at_ms: int = 0) -> list[Record]:
+        return [self._append(event, at_ms) for event in events]
+
+    def _append(self, event: Event, at_ms: int) -> Record:
+        single = event.topic in ("missions", "mission-results")
+        partition = Partition(event.topic, 0 if single else PARTITION_OF_POLICY)
+        records = self.partitions.setdefault(partition, [])
+        record = Record(partition, len(records), event.key.encode(), event.to_bytes())
+        records.append(replace(record, timestamp_ms=at_ms, event=event))
+        return records[-1]
+
+
+def fold(*records: Record, state: MissionState | None = None) -> MissionState:
+    state = state or MissionState(mission_id="m")
+    for record in records:
+        state = observe(state, record)
+    return state
+
+
+def after(*events: Event, at_ms: int = 0) -> MissionState:
+    return fold(*Log().append(*events, at_ms=at_ms))
+
+
+def result_of(state: MissionState, now_ms: int = 0) -> MissionResult:
+    event = due(state, now_ms)
+    assert isinstance(event, MissionResult), event
+    return event
+
+
+def test_a_target_that_is_reached_ends_the_mission():
+    learning = [mission(target=Target(heldout=0.9)), report("prepared"), version(1, 5)]
+    assert due(after(*learning, evaluation(1, 8)), 0) is None
+    assert due(after(*learning, evaluation(1, 9)), 0) == control("end", "target")
+
+
+def test_an_end_on_the_log_is_not_asked_for_again():
+    events = [mission(budget=Budget(versions=1)), report("prepared"), version(1, 5)]
+    assert due(after(*events), 0) == control("end", "budget.versions")
+    assert due(after(*events, control("end", "budget.versions")), 0) is None
+    assert due(after(*events, control("cancel")), 0) is None
+
+
+def test_versions_of_the_base_and_rollbacks_are_no_steps():
+    events = [mission(budget=Budget(versions=2)), report("prepared"), version(0, 0, kind="base")]
+    events += [version(1, 5), version(2, 5, kind="rollback")]
+    assert due(after(*events), 0) is None
+    assert due(after(*events, version(3, 9)), 0) == control("end", "budget.versions")
+
+
+def test_seconds_run_from_the_moment_at_which_it_was_prepared():
+    log = Log()
+    records = log.append(mission(budget=Budget(seconds=1.5)), at_ms=1_000)
+    assert due(fold(*records), 1_000_000) is None
+    records += log.append(report("prepared"), at_ms=10_000)
+    assert due(fold(*records), 11_499) is None
+    assert due(fold(*records), 11_500) == control("end", "budget.seconds")
+
+
+def test_the_result_holds_first_and_final_accuracy_and_what_was_learnt_from():
+    log = Log()
+    records = log.append(mission(budget=Budget(problems=7)))
+    records += log.append(report("prepared"), at_ms=1_000)
+    records += log.append(version(0, 0, kind="base"), version(1, 40), version(2, 90))
+    records += log.append(evaluation(0, 1), evaluation(1, 6))
+    records += log.append(report("drained", problems=7), at_ms=3_500)
+    assert due(fold(*records), 3_500) is None
+    records += log.append(evaluation(2, 5, final=True))
+    assert result_of(fold(*records)) == MissionResult(
+        mission_id="m",
+        policy="p",
+        outcome="budget",
+        reason="budget.problems",
+        seconds=2.5,
+        problems=7,
+        samples=90,
+        versions=2,
+        final_version=2,
+        heldout_before=0.1,
+        heldout_after=0.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ending", "correct", "outcome", "reason"),
+    [
+        (control("end", "target"), 8, "target", "target"),
+        (control("end", "budget.seconds"), 8, "budget", "budget.seconds"),
+        (control("end", "budget.seconds"), 9, "target", "target"),
+        (control("end", "enough"), 8, "ended", "enough"),
+        (control("cancel", "wrong data"), 8, "cancelled", "wrong data"),
+        (report("rejected", reason="source changed"), 8, "rejected", "source changed"),
+    ],
+)
+def test_the_outcome_says_what_ended_it(ending: Event, correct: int, outcome: str, reason: str):
+    state = after(
+        mission(target=Target(heldout=0.9)),
+        report("prepared"),
+        ending,
+        report("drained", problems=3),
+        evaluation(1, correct, final=True),
+    )
+    assert (result_of(state).outcome, result_of(state).reason) == (outcome, reason)
+
+
+def test_a_mission_that_cannot_run_has_its_result_at_once():
+    state = after(mission(), report("rejected", reason="no such dataset"))
+    assert result_of(state).outcome == "rejected"
+    assert result_of(state).reason == "no such dataset"
+
+
+def test_a_mission_that_cannot_go_on_drains_first():
+    events = [mission(), report("prepared"), report("rejected", reason="gone")]
+    assert due(after(*events), 0) is None
+
+
+def test_a_cancelled_mission_waits_for_drained_only_and_takes_the_newest_accuracy():
+    events = [mission(), report("prepared"), evaluation(0, 1), evaluation(3, 4), control("cancel")]
+    assert due(after(*events), 0) is None
+    assert result_of(after(*events, report("drained"))).heldout_after == 0.4
+
+
+def test_without_held_out_problems_no_evaluation_is_waited_for():
+    state = after(mission(), report("prepared", heldout_size=0), report("drained", problems=100))
+    assert result_of(state).heldout_after is None
+
+
+def test_a_final_evaluation_that_never_comes_is_named_in_the_reason():
+    state = after(mission(), report("prepared"), evaluation(3, 4), report("drained", problems=100))
+    assert due(state, FINAL_EVALUATION_LIMIT_MS - 1) is None
+    late = result_of(state, FINAL_EVALUATION_LIMIT_MS)
+    assert (late.heldout_after, late.reason) == (
+        0.4,
+        "budget.problems; no final evaluation in 600 s",
+    )
+
+
+def test_a_published_result_is_final():
+    state = after(mission(), report("rejected", reason="no"))
+    published = result_of(state)
+    done = fold(*Log().append(published), state=state)
+    assert (done.result, done.phase, due(done, 0)) == (published, "finished", None)
+
+
+def test_a_result_that_is_known_before_its_mission_is_never_published_again():
+    log = Log()
+    published = MissionResult(mission_id="m", policy="p", outcome="ended")
+    state = fold(*log.append(published), *log.append(mission(), report("rejected")))
+    assert due(state, 0) is None
+
+
+def test_a_second_mission_with_the_same_id_changes_nothing():
+    state = after(mission(budget=Budget(versions=5)), mission(budget=Budget(versions=1)))
+    assert state.budget.versions == 5
+
+
+def test_samples_of_earlier_missions_of_the_policy_are_not_counted():
+    log, rows = Log(), {}
+    events = [mission("a"), mission("b"), version(1, 40, "a"), version(2, 70, "b")]
+    work(rows, log.append(*events, version(3, 75, "b")))
+    assert (rows["a"]["samples"], rows["b"]["samples"]) == (40, 35)
+
+
+def test_rows_say_where_to_read_on():
+    log, rows = Log(), {}
+    work(
+        rows, log.append(mission("a"), mission("b"), version(1, 4, "a"), control("pause", "", "b"))
+    )
+    assert Desk(rows).starts() == {"missions-0": 3, f"weight-versions-{PARTITION_OF_POLICY}": 1}
+
+
+def test_views_show_submitted_missions_in_order_with_their_phase():
+    log, rows = Log(), {}
+    work(rows, log.append(mission("late"), at_ms=2) + log.append(mission("early"), at_ms=1))
+    work(rows, log.append(evaluation(1, 1, id_="stray"), report("prepared", "early")))
+    shown = [(view["mission_id"], view["phase"]) for view in Desk(rows).views()]
+    assert shown == [("early", "running"), ("late", "submitted")]
+    assert Desk(rows).view("nobody") is None
+
+
+def work(rows: dict[str, Row], records: Sequence[Record]) -> None:
+    """What the agent does with a table, whose rows pass through JSON."""
+    desk = Desk(rows)
+    for record in records:
+        if change := desk.take(record):
+            rows[change[0]] = json.loads(json.dumps(change[1]))
+
+
+# -- any order, any redelivery ---------------------------------------------------------------
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> list[Event]:
+    """The events of one mission by everybody but the orchestrator, in their causal order."""
+    budget = Budget(
+        problems=draw(st.none() | st.just(50)),
+        versions=draw(st.none() | st.integers(1, 4)),
+        seconds=draw(st.none() | st.just(3600.0)),
+    )
+    target = draw(st.none() | st.just(Target(heldout=0.7)))
+    if target is None and not any(budget.model_dump().values()):
+        budget = Budget(problems=50)
+    events: list[Event] = [mission(budget=budget, target=target)]
+    if draw(st.integers(0, 4)) == 0:
+        return [*events, report("rejected", reason="no")]
+    events.append(report("prepared"))
+    events += [version(0, 0, kind="base"), evaluation(0, draw(st.integers(0, 10)))]
+    steps = draw(st.integers(0, 5))
+    for number in range(1, steps + 1):
+        events.append(version(number, 10 * number))
+        if draw(st.booleans()):
+            events.append(evaluation(number, draw(st.integers(0, 10))))
+    if draw(st.booleans()):
+        events.append(control(draw(st.sampled_from(["cancel", "end", "pause"])), "by hand"))
+    if draw(st.booleans()):
+        events.append(report("drained", problems=draw(st.sampled_from([20, 50]))))
+        if draw(st.booleans()):
+            events.append(evaluation(steps, draw(st.integers(0, 10)), final=True))
+    return events
+
+
+@dataclass
+class World:
+    """A log with an orchestrator that is killed, restarted and given records twice."""
+
+    log: Log
+    rows: dict[str, Row] = field(default_factory=dict)
+    read: dict[Partition, int] = field(default_factory=dict)
+    published: list[Event] = field(default_factory=list)
+
+    def step(self, data: st.DataObject) -> None:
+        choice = data.draw(st.sampled_from(["read", "read", "read", "again", "decide", "lose"]))
+        if choice == "decide":
+            self.decide(data.draw(st.booleans()))
+        elif choice == "lose":
+            self.rows.clear()
+            self.read.clear()
+        else:
+            partition = data.draw(st.sampled_from(sorted(self.log.partitions, key=str)))
+            at = self.read.get(partition, 0)
+            if choice == "again":
+                at = data.draw(st.integers(0, at))
+            self.deliver(partition, at)
+
+    def deliver(self, partition: Partition, offset: int) -> None:
+        records = self.log.partitions[partition]
+        if offset < len(records):
+            work(self.rows, [records[offset]])
+            self.read[partition] = max(self.read.get(partition, 0), offset + 1)
+
+    def decide(self, killed: bool) -> None:
+        """What the timer does; a kill after the publication changes nothing that counts."""
+        known = {deed_of(r.event) for rs in self.log.partitions.values() for r in rs if r.event}
+        for event in Desk(self.rows).due(now_ms=1_000):
+            if deed_of(event) not in known:
+                self.published.append(event)
+                self.log.append(event)
+                if killed:
+                    return
+
+    def catch_up(self) -> None:
+        for partition, records in list(self.log.partitions.items()):
+            for offset in range(self.read.get(partition, 0), len(records)):
+                self.deliver(partition, offset)
+
+
+def play(story: list[Event], data: st.DataObject) -> World:
+    log = Log()
+    log.append(*story)
+    world = World(log)
+    for _ in range(data.draw(st.integers(0, 40))):
+        world.step(data)
+    return world
+
+
+@settings(max_examples=120, deadline=None)
+@given(stories(), st.data())
+def test_no_order_or_redelivery_gives_two_results_or_an_end_without_reason(
+    story: list[Event], data: st.DataObject
+):
+    world = play(story, data)
+    world.catch_up()
+    world.decide(killed=False)
+    ends = [e for e in world.published if isinstance(e, MissionControl)]
+    assert len(ends) <= 1
+    assert len([e for e in world.published if isinstance(e, MissionResult)]) <= 1
+    for end in ends:
+        assert end.reason in reasons_to_end(story)
+
+
+def reasons_to_end(story: list[Event]) -> set[str]:
+    submitted = story[0]
+    assert isinstance(submitted, Mission)
+    best = max((e.accuracy for e in story if isinstance(e, Evaluation)), default=0.0)
+    steps = sum(isinstance(e, WeightVersion) and e.kind == "step" for e in story)
+    reasons = set()
+    if submitted.target and best >= submitted.target.heldout:
+        reasons.add("target")
+    if submitted.budget.versions and steps >= submitted.budget.versions:
+        reasons.add("budget.versions")
+    return reasons
+
+
+@settings(max_examples=80, deadline=None)
+@given(stories(), st.data())
+def test_who_has_read_everything_comes_to_the_same_rows_in_any_order(
+    story: list[Event], data: st.DataObject
+):
+    straight, shuffled = World(Log()), World(Log())
+    for world in (straight, shuffled):
+        world.log.append(*story)
+    for _ in range(data.draw(st.integers(0, 30))):
+        partition = data.draw(st.sampled_from(sorted(shuffled.log.partitions, key=str)))
+        shuffled.deliver(partition, data.draw(st.integers(0, shuffled.read.get(partition, 0))))
+    straight.catch_up()
+    shuffled.catch_up()
+    assert shuffled.rows == straight.rows
+
+
+# -- the rest --------------------------------------------------------------------------------
+
+
+def test_a_watchdog_barks_when_nothing_moves_while_something_waits():
+    dog = Watchdog(limit_s=10)
+    assert not dog.stalled(True, 1, now_s=0)
+    assert not dog.stalled(True, 1, now_s=9)
+    assert dog.stalled(True, 1, now_s=10)
+    assert not dog.stalled(True, 2, now_s=11)
+    assert not dog.stalled(False, 2, now_s=30)
+    assert not dog.stalled(True, 2, now_s=39)
+    dog.excuse()
+    assert not dog.stalled(True, 2, now_s=60)
+
+
+def test_the_changelog_has_one_partition_and_is_compacted():
+    assert extra_topics() == (CHANGELOG,)
+    assert CHANGELOG.partitions == 1
+    assert CHANGELOG.config()["cleanup.policy"] == "compact"
+
+
+def test_connection_settings_are_honoured_or_refused():
+    assert security_of({"linger.ms": "5"}).protocol == "PLAINTEXT"
+    secret = {"security.protocol": "SASL_SSL", "sasl.mechanisms": "SCRAM-SHA-512"}
+    security = security_of({**secret, "sasl.username": "u", "sasl.password": "p"})
+    assert (security.protocol, security.mechanism) == ("SASL_SSL", "SCRAM-SHA-512")
+    assert security.context is not None and security.context.check_hostname
+    with pytest.raises(ValueError, match=r"sasl\.kerberos\.keytab"):
+        security_of({"security.protocol": "SASL_SSL", "sasl.kerberos.keytab": "x"})
+    with pytest.raises(ValueError, match="GSSAPI"):
+        security_of({"security.protocol": "SASL_SSL", "sasl.mechanism": "GSSAPI"})
