@@ -101,12 +101,14 @@ class AuditReport(BaseModel):
     """Sample groups dropped or refused, of those settled."""
     missions: dict[str, MissionBooks]
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
+    @property
     def breaches(self) -> list[str]:
         """The names of the invariants that are broken."""
         return [invariant.name for invariant in self.invariants if invariant.broken]
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
+    @property
     def ok(self) -> bool:
         """Whether the books balance."""
         return not any(invariant.broken for invariant in self.invariants)
