@@ -7,16 +7,19 @@ from statistics import fmean
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.learning import Rollout
-from schemas.missions import Mission
+from schemas.missions import Mission, parse_mission
 from streams.learning.algorithms import UnknownAlgorithm, algorithm, code_sha256, names
 from streams.learning.algorithms.base import Algorithm
 from streams.learning.algorithms.code import source_files
 from streams.learning.algorithms.objective import TokenBatch, clipped, k3
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "missions"
 
 
 def group(*rewards: float) -> list[Rollout]:
@@ -155,6 +158,13 @@ def mission() -> Mission:
             "budget": {"versions": 1},
         }
     )
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_settings_of_the_example_missions_are_valid(path: Path) -> None:
+    example = parse_mission({"mission_id": "m", **yaml.safe_load(path.read_text())})
+    learner = algorithm(example.algorithm.name, example.algorithm.settings)
+    assert learner.plan(example).width == example.rollout.group_size
 
 
 def test_the_clip_is_wider_above_than_below() -> None:
