@@ -71,6 +71,7 @@ class References:
             return
         refs = [ObjectRef(key=k, sha256=sha, size_bytes=size) for k, sha, size in self._need]
         faults = {(r.key, r.sha256, r.size_bytes): text for r, text in objects.faults(refs)}
+        counts["objects_checked"] = len(refs)
         for one, at in self._need.items():
             text = faults.get(one)
             self._findings.judge("reference", text is None, f"{at}: {text}")

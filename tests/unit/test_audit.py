@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,11 +17,17 @@ from audit_breaches import BREACHES, SEALED, Plant
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.audit import INVARIANTS, NoObjects, UnknownMission, audit
+from consumers.audit import INVARIANTS, AuditReport, NoObjects, UnknownMission, audit
+from consumers.audit.log import audit_log
 from consumers.audit.ranges import Ranges
 from consumers.audit.store import StoreChecker
+from infra.cli.audit import show
+from infra.envelope import message
+from infra.memory.log import MemoryLog
+from infra.memory.store import MemoryStore
 from schemas.learning import WeightHead
 from schemas.records import Partition, Record
+from schemas.topics import TOPICS
 
 
 def test_a_valid_log_balances() -> None:
@@ -262,3 +269,65 @@ def test_ranges_are_sets(added: list[tuple[int, int]]) -> None:
     assert ranges.high == max(members, default=-1) + 1
     missing = [n for low, high in ranges.gaps() for n in range(low, high)]
     assert missing == sorted(set(range(ranges.high)) - members)
+
+
+# -- a log, not a list of records --------------------------------------------------------------
+
+
+class _Moving(MemoryLog):
+    """Publishes the head of its newest version only when it is asked for heads the fourth time."""
+
+    asked = 0
+
+    def ends(self, topic: str) -> dict[Partition, tuple[int, int]]:
+        self.asked += topic == "weight-heads"
+        if self.asked == 4 and topic == "weight-heads":
+            self.append([message(WeightHead(policy="other", version=0))])
+        return super().ends(topic)
+
+
+def _filled(log: MemoryLog, store: MemoryStore) -> None:
+    """The events of the policy `other` that need no positions of each other."""
+    log.provision(list(TOPICS.values()))
+    books = valid()
+    events = [books[name].event for name in ("m2", "o0", "ov0")]
+    log.append([message(event) for event in events])
+    store.objects.update(books.store.objects)
+
+
+def test_a_log_is_audited_from_its_records_alone() -> None:
+    log, store = MemoryLog("ns."), MemoryStore()
+    _filled(log, store)
+    assert audit_log(log, StoreChecker(store)).breaches == ["weight-head"]
+    log.append([message(WeightHead(policy="other", version=0))])
+    report = audit_log(log, StoreChecker(store))
+    assert report.breaches == [], list(names(report))
+    assert report.counts["problems_in_flight"] == 1
+
+
+def test_a_breach_in_a_moving_log_is_looked_at_again() -> None:
+    log, store = _Moving(), MemoryStore()
+    _filled(log, store)
+    said: list[str] = []
+    report = audit_log(log, StoreChecker(store), report=lambda what, done, of: said.append(what))
+    assert report.breaches == [], list(names(report))
+    assert said == ["again, for the log moved"]
+
+
+def test_a_report_is_printed_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    log = valid()
+    show(log.audit())
+    assert "the books balance" in capsys.readouterr().out
+    breaches.learnt_twice(log)
+    log.seal()
+    show(log.audit())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 of 38 invariants broken" in printed
+    assert "gradient-chunks[0]@2: samples[0]@0 is in another applied upload" in printed
+
+
+def test_a_report_survives_json() -> None:
+    report = valid().audit()
+    document = json.loads(report.model_dump_json())
+    assert (document["ok"], document["breaches"]) == (True, [])
+    assert AuditReport.model_validate(document) == report
