@@ -3,19 +3,23 @@
 The provider and the orchestrator always run; a policy's sampler, trainer, aggregator and evaluator
 while it has a mission that is neither over nor paused. One supervisor a state directory; it runs
 detached, started by `ralo up` and stopped by `ralo down`.
+
+Processes are forked from a server that has imported torch and transformers once: importing them
+takes longer than all else of a start, and their pages are shared.
 """
 
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -76,31 +80,37 @@ class ActiveMissions:
         return {policy for id_, policy in self._policy.items() if id_ not in idle}
 
 
+Run = Callable[[str], None]
+"""What a child does: run the processor of that name; called in the child's process."""
+
+
 @dataclass
 class Child:
     """One supervised process."""
 
     name: str
-    arguments: list[str]
+    kind: str
     environ: dict[str, str]
-    process: subprocess.Popen[bytes] | None = None
+    process: ForkServerProcess | None = None
     started_s: float = 0.0
     next_start_s: float = 0.0
     back_off_s: float = BACK_OFF_S[0]
     restarts: int = 0
-    exits: list[int] = field(default_factory=list)
+    last_exit: int | None = None
 
 
 class Supervisor:
     """Keeps the running processes equal to the wanted ones."""
 
-    def __init__(self, config: Settings, log: Log) -> None:
-        self._config = config
+    def __init__(self, config: Settings, log: Log, run: Run, preload: Sequence[str]) -> None:
+        self._config, self._run_child = config, run
         self._missions = ActiveMissions()
         ends = {**log.ends(MISSIONS.name), **log.ends(MISSION_RESULTS.name)}
         self._reader = log.state_reader({p: first for p, (first, _) in ends.items()})
         self._children: dict[str, Child] = {}
         self._last_wanted: dict[str, float] = {}
+        self._fork = multiprocessing.get_context("forkserver")
+        self._fork.set_forkserver_preload(list(preload))
 
     def run(self, stop: threading.Event) -> None:
         """Supervise until told to stop; then stop all, learners first."""
@@ -139,12 +149,12 @@ class Supervisor:
         name = f"{kind}-{index}" + (f"@{policy}" if policy else "")
         environ = {"RALO_INSTANCE": str(index), "RALO_HTTP_PORT": str(views_port(self._config))}
         environ |= {"RALO_POLICY": policy} if policy else {}
-        return Child(name, ["run", kind], environ)
+        return Child(name, kind, environ)
 
     def _keep(self, child: Child) -> None:
         now = time.monotonic()
         if child.process is not None:
-            code = child.process.poll()
+            code = child.process.exitcode
             if code is None:
                 return
             self._note_exit(child, code, now)
@@ -155,43 +165,35 @@ class Supervisor:
         steady = now - child.started_s > STEADY_S
         child.back_off_s = BACK_OFF_S[0] if steady else min(2 * child.back_off_s, BACK_OFF_S[1])
         child.next_start_s = now + child.back_off_s
-        child.process = None
+        child.process, child.last_exit = None, code
         child.restarts += 1
-        child.exits.append(code)
         logger.warning("%s ended with %s; again in %.1f s", child.name, code, child.back_off_s)
 
     def _start(self, child: Child) -> None:
         log = log_file(self._config, child.name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            child.process = subprocess.Popen(
-                [sys.executable, "-m", "infra.cli", *child.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **child.environ},
-                preexec_fn=_die_with_parent,
-            )
+        arguments = (self._run_child, child.kind, {**os.environ, **child.environ}, str(log))
+        child.process = self._fork.Process(target=_become, args=arguments, name=child.name)
+        child.process.start()
         child.started_s = time.monotonic()
 
     def _stop(self, child: Child) -> None:
-        if child.process is None or child.process.poll() is not None:
+        if child.process is None or child.process.exitcode is not None:
             return
         child.process.terminate()
-        try:
-            child.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
+        child.process.join(STOP_S)
+        if child.process.exitcode is None:
             logger.warning("%s did not stop in %.0f s: killed", child.name, STOP_S)
             child.process.kill()
-            child.process.wait()
+            child.process.join()
 
     def _write_status(self) -> None:
         rows = {
             child.name: {
                 "pid": child.process.pid if child.process else None,
-                "started_s": psutil_start(child.process.pid) if child.process else None,
+                "started_s": _started_s(child.process.pid) if child.process else None,
                 "restarts": child.restarts,
-                "last_exit": child.exits[-1] if child.exits else None,
+                "last_exit": child.last_exit,
             }
             for child in self._children.values()
         }
@@ -201,8 +203,19 @@ class Supervisor:
         fresh.replace(path)
 
 
+def _become(run: Run, kind: str, environ: dict[str, str], log: str) -> None:
+    """In the child: take its environment and log file, and run."""
+    _die_with_parent()
+    os.environ.clear()
+    os.environ.update(environ)
+    with open(log, "ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    run(kind)
+
+
 def _die_with_parent() -> None:
-    """On Linux a child ends with its supervisor, even one that was killed."""
+    """On Linux a child ends with the server it was forked from, so with its supervisor."""
     if sys.platform == "linux":
         import ctypes
 
@@ -210,8 +223,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
-def psutil_start(pid: int) -> float | None:
-    """When the process started, by its own account; None when it is gone."""
+def _started_s(pid: int | None) -> float | None:
     try:
         return psutil.Process(pid).create_time()
     except psutil.Error:
@@ -320,15 +332,3 @@ def _identity(config: Settings) -> ProcessId | None:
 
 def _pid_file(config: Settings) -> Path:
     return config.state_dir / "supervisor.json"
-
-
-def supervise() -> None:
-    """Supervise in the foreground until SIGTERM; `ralo up` starts this detached."""
-    from infra.connect import connect_log
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    stop_event = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop_event.set())
-    config = settings()
-    Supervisor(config, connect_log(config)).run(stop_event)

@@ -32,7 +32,7 @@ VERBS: Mapping[str, tuple[str, str, str]] = {
     "ask": ("infra.cli.ask", "ask", "Ask a trained version a question."),
     "audit": ("infra.cli.audit", "audit", "Balance the books of the whole log and store."),
     "run": ("infra.cli.run", "run", "Run one processor in the foreground."),
-    "supervise": ("infra.supervisor", "supervise", "Run what missions need, in the foreground."),
+    "supervise": ("infra.cli.processes", "supervise", "Run what missions need, in the foreground."),
     "scale": ("infra.cli.processes", "scale", "Set how many samplers and trainers a policy has."),
     "logs": ("infra.cli.processes", "logs", "Show what the processors say."),
     "track": ("infra.cli.track", "app", "Send the curves to TensorBoard or W&B."),

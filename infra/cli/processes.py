@@ -1,5 +1,7 @@
-"""`ralo scale` and `ralo logs`: the supervised processors."""
+"""`ralo supervise`, `scale` and `logs`: the processors that a supervisor runs."""
 
+import logging
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +10,36 @@ import typer
 
 from infra import supervisor
 from infra.settings import settings
+
+PRELOAD = (
+    "torch",
+    "transformers.models.gpt2.modeling_gpt2",
+    "streams.learning.sampler",
+    "streams.learning.trainer",
+    "streams.learning.aggregator",
+    "infra.driver",
+    "infra.kafka.log",
+    "minio",
+)
+"""Imported once for all processes; nothing here may start a thread."""
+
+
+def supervise() -> None:
+    """Run what the missions need, in the foreground, until SIGTERM or Ctrl-C."""
+    from infra.cli.run import stop_on_signal
+    from infra.connect import connect_log
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = settings()
+    supervisor.Supervisor(config, connect_log(config), run_child, PRELOAD).run(stop_on_signal())
+
+
+def run_child(kind: str) -> None:
+    """Run one processor in a forked process, as `ralo run` does."""
+    from infra.cli import app
+
+    settings.cache_clear()
+    sys.exit(app(["run", kind], standalone_mode=False))
 
 
 def scale(

@@ -39,11 +39,10 @@ def _provider(config: Settings) -> Processor:
 
 
 def _sampler(config: Settings) -> Processor:
-    from streams.learning.sampler import Sampler
-
     from producers.problems.verifiers import scorer
     from streams.learning.algorithms import algorithm
     from streams.learning.rollout import RolloutPlan
+    from streams.learning.sampler import Sampler
 
     def plan(mission: Mission) -> RolloutPlan:
         return algorithm(mission.algorithm.name, mission.algorithm.settings).plan(mission)
@@ -68,9 +67,8 @@ def _aggregator(config: Settings) -> Processor:
 
 
 def _evaluator(config: Settings) -> Processor:
-    from streams.learning.evaluator import Evaluator
-
     from producers.problems.verifiers import scorer
+    from streams.learning.evaluator import Evaluator
 
     _one_thread_per_worker(config)
     return Evaluator(config.policy, scorer(config.allow_local_code))

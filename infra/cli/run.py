@@ -62,7 +62,7 @@ def _drive(processor: Any, config: Settings, patience_s: float) -> int:
     from infra.instance import claim
     from infra.metrics import Metrics
 
-    stop = _stop_on_signal()
+    stop = stop_on_signal()
     instance = claim(config, processor.group)
     metrics = Metrics(processor.name, processor.policy or "")
     if config.metrics_port is not None:
@@ -102,7 +102,8 @@ def _wait_for_servers(name: str, config: Settings, patience_s: float) -> None:
             vain(error)
 
 
-def _stop_on_signal() -> threading.Event:
+def stop_on_signal() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
