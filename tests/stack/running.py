@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from consumers.audit import AuditReport, audit
+from consumers.audit import AuditReport
+from consumers.audit.log import audit_log
 from consumers.audit.store import StoreChecker
 from consumers.read import read
 from infra import supervisor
@@ -23,7 +24,6 @@ from infra.settings import KafkaSettings, S3Settings, Settings
 from schemas.base import Event
 from schemas.learning import WeightVersion
 from schemas.missions import Mission, MissionResult, parse_mission
-from schemas.topics import TOPICS
 
 LEARNERS = ("provider", "sampler", "trainer", "aggregator")
 
@@ -138,7 +138,7 @@ class Loop:
 
     def audit(self) -> AuditReport:
         """Balance the books of this namespace."""
-        return audit({n: Topic(n, self.log) for n in TOPICS}, StoreChecker(self.store))
+        return audit_log(self.log, StoreChecker(self.store))
 
     def last_words(self) -> str:
         """The ends of the processes' logs, for a failing test."""
@@ -146,16 +146,6 @@ class Loop:
         return "\n".join(
             f"--- {p.stem}\n" + "\n".join(p.read_text().splitlines()[-6:]) for p in logs
         )
-
-
-class Topic:
-    """A topic that can be read more than once."""
-
-    def __init__(self, name: str, log: Any) -> None:
-        self._name, self._log = name, log
-
-    def __iter__(self) -> Iterator[Any]:
-        return read(self._name, log=self._log)
 
 
 def until(look: Callable[[], Any], limit_s: float, why: Callable[[], str] = str) -> Any:

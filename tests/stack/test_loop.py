@@ -112,4 +112,4 @@ def test_random_kills_and_restarts_of_the_servers_lose_nothing(
     assert min(deaths.values()) >= 5, f"seed {seed}: the mission ended too early: {deaths}"
     report = loop.audit()
     assert_clean(loop, "kills")
-    assert report.dropped_or_refused_share <= 0.05, report
+    assert report.unused_share <= 0.05, report
