@@ -22,6 +22,7 @@ class Course:
 
     mission: Mission
     at: str
+    offset: int
     prepared: MissionReport | None = None
     rejected: bool = False
     drained: bool = False
@@ -127,6 +128,11 @@ class Ledger:
         """The policy's flow, empty at first."""
         return self.flows.setdefault(policy, Flow())
 
+    def knew(self, mission_id: str, record: Record) -> bool:
+        """Whether the mission was in the log before this record of `missions`."""
+        course = self.courses.get(mission_id)
+        return course is not None and course.offset < record.offset
+
     def has_read(self, record: Record) -> bool:
         """Whether everything up to and including this record was observed."""
         return self._read.get(record.partition, 0) > record.offset
@@ -145,7 +151,7 @@ class Ledger:
         self._read[record.partition] = record.offset + 1
         match record.event:
             case Mission() as mission:
-                self._mission(mission, record.at)
+                self._mission(mission, record)
             case MissionControl() as control:
                 self._control(control)
             case MissionReport() as report:
@@ -157,9 +163,9 @@ class Ledger:
             case DeadLetter() as letter:
                 self._dead(letter)
 
-    def _mission(self, mission: Mission, at: str) -> None:
+    def _mission(self, mission: Mission, record: Record) -> None:
         if mission.mission_id not in self.courses:
-            course = self.courses[mission.mission_id] = Course(mission, at)
+            course = self.courses[mission.mission_id] = Course(mission, record.at, record.offset)
             self.flow(mission.policy).queue.append(course)
 
     def _control(self, control: MissionControl) -> None:

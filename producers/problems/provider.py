@@ -102,7 +102,7 @@ class ProblemProvider:
             match record.event:
                 case Mission() as mission:
                     yield from self._take(record, mission)
-                case MissionControl(mission_id=id_) if id_ not in self._ledger.courses:
+                case MissionControl(mission_id=id_) if not self._ledger.knew(id_, record):
                     yield Bury(record, "unknown mission", f"no mission {id_!r} before {record.at}")
         return "commit"
 
