@@ -13,8 +13,10 @@ import secrets
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.embedded.kafka import advertised_host
@@ -143,28 +145,40 @@ def build_minio(target: Path, report: Report) -> None:
     shutil.rmtree(work)
 
 
+@dataclass
+class BuildLog:
+    """What a running build has said so far."""
+
+    modules: int = 0
+    packages: int = 0
+    others: list[str] = field(default_factory=list)
+
+    def read(self, lines: Iterable[str]) -> None:
+        """Take in the output of `go install -v`: a line for each download and each package."""
+        for line in lines:
+            if line.startswith("go: downloading"):
+                self.modules += 1
+            elif " " not in line:
+                self.packages += 1
+            else:
+                self.others.append(line)
+
+
 def _watch(command: list[str], environ: dict[str, str], report: Report) -> None:
-    started, said = time.monotonic(), time.monotonic()
-    modules, packages, others = 0, 0, list[str]()
+    log, started = BuildLog(), time.monotonic()
     with subprocess.Popen(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("go: downloading"):
-                modules += 1
-            elif " " not in line:
-                packages += 1
-            else:
-                others.append(line)
-            if time.monotonic() - said > PROGRESS_S:
-                said = time.monotonic()
-                took_s = said - started
-                report(
-                    f"  {took_s:3.0f} s: {modules} modules, {packages} of about {PACKAGES} packages"
-                )
-    if process.returncode != 0:
-        raise StackError(f"MinIO does not build ({' '.join(command)}):\n{''.join(others[-10:])}")
+    ) as build:
+        # In a thread, for the last step, linking, is silent for longer than a person's patience.
+        reader = threading.Thread(target=log.read, args=(build.stdout,), daemon=True)
+        reader.start()
+        while reader.is_alive():
+            reader.join(PROGRESS_S)
+            took_s, total = time.monotonic() - started, f"of about {PACKAGES} packages"
+            report(f"  {took_s:3.0f} s: {log.modules} modules, {log.packages} {total}")
+    if build.returncode != 0:
+        why = "".join(log.others[-10:])
+        raise StackError(f"MinIO does not build ({' '.join(command)}):\n{why}")
 
 
 def find_go() -> Path:

@@ -38,7 +38,7 @@ from infra.settings import (
     state_file,
 )
 
-START_LIMIT_S = 90.0
+START_LIMIT_S = 120.0
 LOG_LIMIT_BYTES = 10 * 2**20
 
 
