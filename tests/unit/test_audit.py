@@ -14,7 +14,7 @@ from audit_books import (
     valid,
 )
 from audit_breaches import BREACHES, SEALED, Plant
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.audit import INVARIANTS, AuditReport, NoObjects, UnknownMission, audit
@@ -258,6 +258,7 @@ def test_large_objects_are_checked_through_a_file(monkeypatch: pytest.MonkeyPatc
     assert log.audit().breaches == ["reference"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 8))))
 def test_ranges_are_sets(added: list[tuple[int, int]]) -> None:
     ranges, members = Ranges(), set[int]()
