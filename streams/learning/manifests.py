@@ -1,5 +1,6 @@
 """Makes weight versions: the manifests of the base, of a step and of a rollback."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -149,6 +150,8 @@ def rollback_version(
     )
 
 
+# Once a process: what runs is what was imported, whatever becomes of the file.
+@functools.cache
 def _code_sha256(algorithm: str) -> str:
     from streams.learning.algorithms.code import code_sha256
 

@@ -140,16 +140,16 @@ def take_step(
 ) -> StepFiles:
     """Fold, clip, AdamW: two passes over the chunks; memory is a few chunks.
 
-    `gradients` are vectors with their weights in canonical order.
+    `gradients` are vectors with their weights in canonical order; the fold replaces the first.
     """
     layout = checkpoint.layout
     chunks = chunk_ranges(layout.total, parent.layout.chunk_elements)
-    mean = scratch_vector(scratch.work("fold"), layout.total)
-    norm = fold([g for g, _ in gradients], [w for _, w in gradients], chunks, mean)
+    vectors, weights = [g for g, _ in gradients], [w for _, w in gradients]
+    norm = fold(vectors, weights, chunks)
     step = adam_step(parent.step.step if parent.step else 0, norm, training)
     files = _create(scratch, checkpoint, step)
     with torch.no_grad():
-        _update(checkpoint, files, mean, chunks, training)
+        _update(checkpoint, files, vectors[0], chunks, training)
     return files
 
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from infra.memory.store import MemoryStore
 from schemas.learning import WeightVersion
 from schemas.missions import Mission, Training
-from streams.learning.flat import FlatVector, Section, scratch_vector, weights_vector
+from streams.learning.flat import FlatVector, Section, weights_vector
 from streams.learning.fold import NotFinite, chunk_tensor, fold
 from streams.learning.layout import chunk_ranges
 from streams.learning.manifests import base_version
@@ -45,9 +45,8 @@ CHUNK = CHUNK_BYTES // 4
 
 def folded(folder: Path, gradients: list[torch.Tensor], weights: list[float], chunk: int) -> Any:
     vectors = [vector_of(folder / f"g{i}", g) for i, g in enumerate(gradients)]
-    into = scratch_vector(folder / "mean", gradients[0].numel())
-    norm = fold(vectors, weights, chunk_ranges(gradients[0].numel(), chunk), into)
-    return into.read(0, gradients[0].numel()), norm
+    norm = fold(vectors, weights, chunk_ranges(gradients[0].numel(), chunk))
+    return vectors[0].read(0, gradients[0].numel()), norm
 
 
 def base(store: MemoryStore, of: Mission) -> WeightVersion:
@@ -203,6 +202,11 @@ def test_what_is_not_finite_is_refused(bad: float) -> None:
     data = torch.tensor([1.0, bad, 2.0]).numpy().tobytes()
     with pytest.raises(NotFinite, match="1 of 3"):
         chunk_tensor(data, "float32")
+
+
+def test_large_numbers_are_finite() -> None:
+    large = torch.full((8,), 3e38)
+    assert torch.equal(chunk_tensor(large.numpy().tobytes(), "float32"), large)
 
 
 def test_a_chunk_with_other_bytes_is_unreadable(tmp_path: Path) -> None:
