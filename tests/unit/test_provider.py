@@ -8,15 +8,31 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from provider_world import SHA, Instance, World, mission, questions
+from provider_world import (
+    SHA,
+    Instance,
+    World,
+    character_folder,
+    grpo_only,
+    mission,
+    questions,
+    weight_version,
+)
 
-from producers.problems.provider import CLOSE_EVERY_S, TICK_PROBLEMS
+from consumers.read import read
+from infra.driver import Driver
+from infra.envelope import message
+from infra.memory.log import MemoryLog
+from infra.memory.store import MemoryStore
+from producers.missions import publish
+from producers.problems.provider import CLOSE_EVERY_S, TICK_PROBLEMS, ProblemProvider
 from schemas.effects import Bury, Unready
 from schemas.ids import is_heldout, problem_id
-from schemas.learning import Problem
+from schemas.learning import Problem, Totals
 from schemas.missions import Mission, MissionControl, MissionReport
 from schemas.records import Record
 from schemas.tensors import ObjectRef
+from schemas.topics import TOPICS
 
 
 @pytest.fixture
@@ -434,6 +450,35 @@ def test_a_source_that_is_gone_ends_the_mission(source: Path) -> None:
     world.learn("main", 4)
     running(world).settle()
     assert len(world.reports("drained")) == 1
+
+
+# -- under the driver -----------------------------------------------------------------------
+
+
+def test_the_driver_feeds_each_index_once_whatever_the_commit_does(source: Path) -> None:
+    log, store = MemoryLog(), MemoryStore()
+    log.provision(list(TOPICS.values()))
+    publish(log, mission(source, max_in_flight=16, budget={"problems": 30}))
+    faults = ["none", "abort_next", "fail_next_commit", "lose_next_commit_reply"] * 2
+    for turn, fault in enumerate(faults):
+        provider = ProblemProvider(grpo_only, character_folder, clock=lambda: 0.0)
+        driver = Driver(provider, log, store, f"i{turn % 2}", sleep=lambda _: None)
+        for _ in range(30):
+            driver.step()
+        if fault != "none":
+            setattr(log.faults, fault, 1)
+        groups = len(list(read("problems", log=log)))
+        log.append([message(weight_version("main", Totals(groups=groups)))])
+        for _ in range(30):
+            driver.step()
+        driver.close()
+        log.expire(f"i{turn % 2}")
+        log.deliver_late()
+    events = [record.event for record in read("problems", log=log)]
+    assert sorted(e.index for e in events if isinstance(e, Problem)) == list(range(30))
+    reports = [record.event for record in read("missions", log=log)]
+    stages = [e.stage for e in reports if isinstance(e, MissionReport)]
+    assert stages == ["prepared", "drained"]
 
 
 # -- any interleaving -----------------------------------------------------------------------
