@@ -67,6 +67,7 @@ class Driver:
         self._fresh: set[Partition] = set()
         self._noted: dict[Partition, tuple[Progress, Progress]] = {}
         self._ahead: list[Record] = []
+        self._kept: list[Bury] = []
         self._held = self._paused = self._stale = False
         self._said: str | None = None
         self._served = self._idle_since = clock()
@@ -166,12 +167,14 @@ class Driver:
             "committed offsets", lambda: self._reader.committed(owned) if owned else {}
         )
         self._progress = {p: self._survived(p, Progress.parse(mark)) for p, mark in marks.items()}
+        # All below a committed offset is settled, dead letters included; a wish may lie before it.
         start = {
-            p: wished[p] if p in wished else mark.offset if mark else self._first(p)
+            p: max(mark.offset, wished.get(p, 0)) if mark else wished.get(p, self._first(p))
             for p, mark in marks.items()
         }
         self._committed, self._fresh = dict(start), set(start)
         self._held = self._paused = False
+        self._kept.clear()
         self._reader.start(start)
         if self._metrics:
             self._metrics.owned.set(len(owned))
@@ -256,11 +259,14 @@ class Driver:
                 batch = taken.batch(marks)
                 started = self._clock()
                 if self._run(lambda: self.processor.process(batch), outputs) == "hold":
-                    self._held = True
+                    self._hold(outputs)
                     return
                 if self._metrics:
                     self._metrics.work_s.observe(self._clock() - started)
                 self._publish(outputs, self._after(taken, batch.source), membership)
+            elif self._held:
+                self._hold(outputs)
+                return
             else:
                 self._publish(outputs, self._after(taken, {}), membership)
         except Aborted as error:
@@ -268,6 +274,11 @@ class Driver:
             self._rewind()
             return
         self._count(taken, outputs)
+
+    def _hold(self, outputs: Outputs) -> None:
+        """Nothing is published yet: offsets stay, and dead letters wait for what is held."""
+        self._held = True
+        self._kept.extend(outputs.buried)
 
     def _note_attempt(self, taken: Taken) -> None:
         """Commit the attempt first where a predecessor may have died of these very records."""
@@ -339,7 +350,8 @@ class Driver:
         after: dict[Partition, tuple[Progress, int]],
         membership: Membership,
     ) -> None:
-        letters = [envelope.dead_letter(b, self.processor.name) for b in outputs.buried]
+        buried = (*self._kept, *outputs.buried)
+        letters = [envelope.dead_letter(b, self.processor.name) for b in buried]
         messages = [envelope.message(event) for event in (*outputs.events, *letters)]
         marks = {p: progress.at(position) for p, (progress, position) in after.items()}
         self._abandon_if_revoked(marks)
@@ -354,6 +366,7 @@ class Driver:
             self._committed[partition] = position
             self._fresh.discard(partition)
         self._held = False
+        self._kept.clear()
         self._idle_since = self._clock()
         if self._metrics:
             self._metrics.publish_s.observe(self._clock() - started)
