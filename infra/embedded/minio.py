@@ -26,7 +26,7 @@ from infra.settings import Settings, SettingsError, credentials_file, read_crede
 MODULE = "github.com/minio/minio"
 MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
 PROGRESS_S = 5.0
-BUILD_GB = 2.0
+BUILD_GB = 2.1
 PACKAGES = 1312
 
 
