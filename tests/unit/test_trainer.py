@@ -29,6 +29,7 @@ from schemas.learning import (
 from schemas.missions import AlgorithmSpec, Mission, MissionReport, NewModel
 from schemas.records import Batch, Partition, Record
 from schemas.tensors import ObjectRef
+from streams.learning.admission import refusal
 from streams.learning.gradients import flat_gradient, policy_logprobs, upload_gradient
 from streams.learning.layout import header_bytes, read_layout
 from streams.learning.models import PolicyModel, new_model
@@ -213,6 +214,7 @@ def test_an_upload_is_the_gradient_in_hashed_chunks(
     assert upload.environment is not None
     assert upload.environment.threads == 1
     assert GradientUpload.model_validate_json(upload.to_bytes()) == upload
+    assert refusal(upload, world.base, {}, 2) is None
 
 
 def test_the_order_is_that_of_the_log_not_of_arrival(world: World) -> None:
@@ -395,23 +397,23 @@ def test_a_parameter_without_gradient_is_zeros_in_its_place(
 
 
 @pytest.mark.slow
-def test_the_log_gives_the_same_bits_in_fresh_processes(folder: Path, tmp_path: Path) -> None:
-    names = "abcdefgh"
+def test_the_log_gives_the_same_bits_in_a_fresh_process(
+    folder: Path, held: PolicyModel, tmp_path: Path
+) -> None:
+    """Here the model was used before and is fetched through a store; there it is read from disk."""
+    setting, groups = mission(training={"micro_batch": 7}), [group(name) for name in "abcdefgh"]
     document = {
-        "mission": mission(training={"micro_batch": 7}).model_dump(mode="json"),
-        "groups": [group(name).model_dump(mode="json") for name in names],
+        "mission": setting.model_dump(mode="json"),
+        "groups": [one.model_dump(mode="json") for one in groups],
     }
     (tmp_path / "batch.json").write_text(json.dumps(document))
     command = [sys.executable, "-c", _RECOMPUTE, str(folder), str(tmp_path / "batch.json")]
-    environment = {**os.environ, "PYTHONHASHSEED": "random"}
-    running = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    answers = [process.communicate()[0].split() for process in running]
-    assert [process.returncode for process in running] == [0, 0]
-    assert answers[0] == answers[1]
-    assert len(answers[0][0]) == 64
+    environment = {**os.environ, "PYTHONHASHSEED": "17"}
+    answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    here = upload_gradient(held.model, layout_of(folder), setting, groups)
+    sha256, stats = answer.decode().split(maxsplit=1)
+    assert sha256 == hashlib.sha256(here.vector.numpy().tobytes()).hexdigest()
+    assert json.loads(stats) == here.stats
 
 
 _RECOMPUTE = """
