@@ -37,9 +37,9 @@ from streams.learning.manifests import (
     rollback_version,
     step_version,
 )
+from streams.learning.scratch import Scratch
 from streams.learning.step import (
     Paths,
-    Scratch,
     Unreadable,
     fetch_checkpoint,
     fetch_gradient,

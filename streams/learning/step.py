@@ -1,11 +1,9 @@
 """One optimizer step from local files to local files, and how these files get here.
 
 The aggregator takes steps with it and the step proof takes them again: one text for both.
-What is fetched is kept by its hash in a scratch folder, so a step fetches gradients alone.
 """
 
-import hashlib
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,56 +25,13 @@ from streams.learning.flat import (
 from streams.learning.fold import NotFinite, chunk_tensor, fold
 from streams.learning.layout import FlatLayout, chunk_ranges, header_bytes, read_layout
 from streams.learning.optimizer import Moments, adam_step, adamw_
+from streams.learning.scratch import Scratch
 
 Paths = dict[str, Path]
 
 
 class Unreadable(Exception):
     """A chunk of an upload has other bytes than the event names, or is not finite."""
-
-
-class Scratch:
-    """A folder of this process alone: objects by hash, and the files of the step in hand."""
-
-    def __init__(self, folder: Path) -> None:
-        self._objects, self._work = folder / "objects", folder / "work"
-        for path in (self._objects, self._work):
-            path.mkdir(parents=True, exist_ok=True)
-        self._checked: set[str] = set()
-        self.clear()
-
-    def fetch(self, ref: ObjectRef) -> Generator[Effect, Any, Path]:
-        """The local file of an object; what an earlier process left is checked before use."""
-        path = self._objects / ref.sha256
-        if ref.sha256 not in self._checked:
-            if not path.exists() or _sha256(path) != ref.sha256:
-                part = path.with_suffix(".part")
-                yield Get(ref, part)
-                part.replace(path)
-            self._checked.add(ref.sha256)
-        return path
-
-    def adopt(self, path: Path, sha256: str) -> None:
-        """Keep a file of the step in hand as the object that it has become."""
-        path.replace(self._objects / sha256)
-        self._checked.add(sha256)
-
-    def keep(self, refs: Iterable[ObjectRef]) -> None:
-        """Forget every object but these."""
-        wanted = {ref.sha256 for ref in refs}
-        self._checked &= wanted
-        for path in self._objects.iterdir():
-            if path.name not in wanted:
-                path.unlink()
-
-    def work(self, name: str) -> Path:
-        """Where a file of the step in hand lies."""
-        return self._work / name
-
-    def clear(self) -> None:
-        """Remove the files of the step in hand."""
-        for path in self._work.iterdir():
-            path.unlink()
 
 
 @dataclass(frozen=True)
@@ -189,8 +144,3 @@ def _update(
 
 def _moments(layout: FlatLayout, files: Paths) -> tuple[FlatVector, FlatVector]:
     return moments_vectors(layout, {s: files[optimizer_name(s)] for s in layout.shards()})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -30,9 +30,9 @@ from streams.learning.fold import NotFinite, chunk_tensor, fold
 from streams.learning.layout import chunk_ranges
 from streams.learning.manifests import base_version
 from streams.learning.optimizer import adam_step, learning_rate
+from streams.learning.scratch import Scratch
 from streams.learning.step import (
     Checkpoint,
-    Scratch,
     StepFiles,
     Unreadable,
     fetch_checkpoint,
@@ -227,7 +227,19 @@ def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
     # An earlier process's files serve too, after a look at their hash.
     store.objects.clear()
     assert checkpoint(scratch, store, version) == first
+    del scratch
     assert checkpoint(Scratch(tmp_path), store, version) == first
+
+
+def test_a_folder_in_use_is_not_shared(tmp_path: Path) -> None:
+    first = Scratch(tmp_path)
+    first.work("upload-0").write_bytes(b"gradient")
+    second = Scratch(tmp_path)
+    assert second.work("upload-0") != first.work("upload-0")
+    assert first.work("upload-0").read_bytes() == b"gradient"
+    place = second.work("")
+    del second
+    assert Scratch(tmp_path).work("") == place
 
 
 def test_a_spoilt_file_of_an_earlier_process_is_fetched_again(tmp_path: Path) -> None:
