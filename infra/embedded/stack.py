@@ -181,7 +181,8 @@ class Stack:
             record.pid, record.started_s = identity.pid, identity.started_s
             self._save(state)
             return True
-        report(f"{server.name} (pid {identity.pid}) runs but does not answer: stopping it")
+        wrong = "is not on record" if record is None else "does not answer"
+        report(f"{server.name} (pid {identity.pid}) runs but {wrong}: stopping it")
         process.stop(identity, server.stop_patience_s)
         return False
 
