@@ -24,6 +24,8 @@ app = typer.Typer(no_args_is_help=True, **PLAIN)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 MissionId = Annotated[str, typer.Argument(metavar="ID", help="The mission's id.")]
 
+MaybeId = Annotated[str | None, typer.Argument(metavar="[ID]", help="The mission's id.")]
+
 LOOK_EVERY_S = 0.5
 SAY_EVERY_S = 5.0
 
@@ -154,9 +156,19 @@ def pause(mission_id: MissionId, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def resume(mission_id: MissionId, as_json: AsJson = False) -> None:
-    """Feed problems again."""
-    _order(mission_id, "resume", as_json)
+def resume(mission_id: MaybeId = None, as_json: AsJson = False) -> None:
+    """Feed problems again; without an id, of the newest paused mission."""
+    _order(mission_id or _newest("paused"), "resume", as_json)
+
+
+@app.command()
+def watch(mission_id: MaybeId = None) -> None:
+    """Show a mission as it goes, until it ends; without an id, the newest."""
+    from infra.cli import live
+
+    log = open_log()
+    found = _find(log, mission_id) if mission_id else _find(log, _newest())
+    live.watch(log, found.mission.mission_id, live.beginnings(log))
 
 
 @app.command()
@@ -182,6 +194,14 @@ def _order(mission_id: str, action: Action, as_json: bool, reason: str = "") -> 
         print(json.dumps({"mission_id": mission_id, "action": action}))
     else:
         say(f"{mission_id}: {action} requested")
+
+
+def _newest(stage: str | None = None) -> str:
+    """The id of the mission that was submitted last, of those at a stage."""
+    found = [v for v in missions(open_log()).values() if stage in (None, v.stage)]
+    if not found:
+        raise MissionError(f"no {stage or ''} mission: `ralo mission list` shows them")
+    return max(found, key=lambda view: view.submitted_ms).mission.mission_id
 
 
 def _find(log: Log, mission_id: str) -> MissionView:
