@@ -19,6 +19,7 @@ from infra import supervisor
 from infra.connect import connect_log, connect_store
 from infra.embedded.stack import Endpoints
 from infra.envelope import message
+from infra.log import LogUnavailable
 from infra.provision import provision
 from infra.settings import KafkaSettings, S3Settings, Settings
 from schemas.base import Event
@@ -151,10 +152,18 @@ class Loop:
 def until(look: Callable[[], Any], limit_s: float, why: Callable[[], str] = str) -> Any:
     """Wait until a look finds something, with a limit."""
     deadline = time.monotonic() + limit_s
-    while not (found := look()):
+    while not (found := _try(look)):
         assert time.monotonic() < deadline, f"not within {limit_s:.0f} s\n{why()}"
         time.sleep(0.25)
     return found
+
+
+def _try(look: Callable[[], Any]) -> Any:
+    try:
+        return look()
+    except LogUnavailable:
+        # The broker was killed a moment ago, by the test itself.
+        return None
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def test_random_kills_and_restarts_of_the_servers_lose_nothing(
                 if round_ == at:
                     embedded.kill(server)
                     embedded.up(lambda line: None)
-            seen = len(loop.versions("kills"))
+            seen = until(lambda: len(loop.versions("kills")), 60, loop.last_words)
             until(
                 lambda seen=seen: len(loop.versions("kills")) > seen or loop.result("kills"),
                 180,
