@@ -72,7 +72,7 @@ class Loop:
     """The supervised processes of one namespace."""
 
     def __init__(self, config: Settings, environ: Mapping[str, str]) -> None:
-        self.config, self._environ = config, dict(environ)
+        self.config, self.environ = config, {**os.environ, **environ}
         self.log, self.store = connect_log(config), connect_store(config)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -80,7 +80,7 @@ class Loop:
         """Start the supervisor; every process dies at the points of `crash_at`."""
         log = supervisor.log_file(self.config, "supervisor")
         log.parent.mkdir(parents=True, exist_ok=True)
-        environ = {**os.environ, **self._environ, "RALO_CRASH_AT": crash_at}
+        environ = {**self.environ, "RALO_CRASH_AT": crash_at}
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "infra.cli", "supervise"],
