@@ -93,7 +93,8 @@ def upload(
     upload_id = f"{of.policy}-{samples[0]}-{samples[1]}"
     chunks = []
     whole = gradient(samples[0]) if vector is None else vector
-    for index, (start, stop) in enumerate(chunk_ranges(TOTAL, CHUNK_BYTES // 4)):
+    ranges = chunk_ranges(whole.numel(), of.training.chunk_bytes // 4)
+    for index, (start, stop) in enumerate(ranges):
         part = whole[start:stop]
         data = part.contiguous().view(torch.uint8).numpy().tobytes()
         ref = store.put(gradient_key(of.policy, base, upload_id, index, digest(data)), data)

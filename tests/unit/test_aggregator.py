@@ -1,7 +1,6 @@
 """The aggregator on the real driver, with log and store in memory."""
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,13 @@ from learning_steps import (
     shard_bytes,
     upload,
 )
+from learning_world import MINE, Crash, World, world
 
 from consumers.read import read
-from infra import envelope
-from infra.driver import Driver
-from infra.memory.log import MemoryLog
-from infra.memory.store import MemoryStore
-from schemas.base import Event
 from schemas.ids import digest
 from schemas.learning import (
     CloseStep,
     DeadLetter,
-    GradientUpload,
     GroupUse,
     RollbackRequest,
     UploadsRefused,
@@ -36,84 +30,8 @@ from schemas.learning import (
     WeightHead,
     WeightVersion,
 )
-from schemas.missions import Mission
-from schemas.partitioner import partition_for
 from schemas.records import Partition
-from schemas.topics import GRADIENT_CHUNKS, TOPICS
 from streams.learning import janitor
-from streams.learning.aggregator import Aggregator
-
-MINE = Partition("gradient-chunks", partition_for(POLICY.encode(), GRADIENT_CHUNKS.partitions))
-
-
-class Crash(BaseException):
-    """The process dies here."""
-
-
-class World:
-    """A log, a store, and one aggregator process that can be killed and started again."""
-
-    def __init__(self, folder: Path, of: Mission) -> None:
-        self.folder, self.mission = folder, of
-        self.log, self.store = MemoryLog(), MemoryStore()
-        self.log.provision(list(TOPICS.values()))
-        self.send(of, prepared(self.store, of))
-        self.start()
-
-    def start(self, instance: str = "0", point: Callable[[str], None] | None = None) -> None:
-        self.aggregator = Aggregator(POLICY, self.folder / instance)
-        self.driver = Driver(
-            self.aggregator,
-            self.log,
-            self.store,
-            instance,
-            patience_s=1,
-            sleep=lambda s: None,
-            point=point,
-        )
-
-    def restart(self) -> None:
-        self.driver.close()
-        self.start()
-
-    def send(self, *events: Event) -> None:
-        self.log.append([envelope.message(event) for event in events])
-
-    def upload(self, base: int, samples: tuple[int, int], **changes: Any) -> GradientUpload:
-        one = upload(self.store, self.mission, base, samples, **changes)
-        self.send(one)
-        return one
-
-    def run(self) -> None:
-        idle = 0
-        while idle < 4:
-            idle = 0 if self.driver.step() else idle + 1
-
-    def events(self, *kinds: type[Event]) -> list[Any]:
-        topics = dict.fromkeys(kind.topic for kind in kinds)
-        found = [r.event for topic in topics for r in read(topic, log=self.log)]
-        return [event for event in found if isinstance(event, kinds)]
-
-    def versions(self) -> list[WeightVersion]:
-        return self.events(WeightVersion)
-
-    def head(self) -> WeightVersion:
-        return self.versions()[-1]
-
-    def weights(self, version: WeightVersion) -> torch.Tensor:
-        return flat_weights({name: self.store.get(ref) for name, ref in version.shards.items()})
-
-    def committed(self) -> int:
-        reader = self.log.work_reader(f"aggregator.{POLICY}", [], "look")
-        mark = reader.committed([MINE])[MINE]
-        return mark.offset if mark else 0
-
-
-def world(folder: Path, **training: Any) -> World:
-    made = World(folder, mission(**training))
-    made.run()
-    return made
-
 
 # -- version 0 --------------------------------------------------------------------------------
 
