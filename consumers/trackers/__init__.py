@@ -1,0 +1,1 @@
+"""Experiment trackers as consumers of the log: scalars by weight version."""
