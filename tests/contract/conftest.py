@@ -7,6 +7,7 @@ from contract_helpers import World
 
 from infra.log import Log
 from infra.memory.cluster import MemoryCluster
+from infra.memory.groups import MemoryMembership
 from infra.memory.log import MemoryLog
 from infra.memory.store import MemoryStore
 from infra.store import ObjectStore
@@ -24,11 +25,12 @@ def _memory() -> World:
     def truncate(log: MemoryLog, partition: Partition, before: int) -> None:
         log.truncate(partition, before)
 
-    return World("memory", "t.", make, truncate, patience_s=0, quiet_s=0)
+    nobody = MemoryMembership("nobody", 0, 0)
+    return World("memory", "t.", make, truncate, nobody, patience_s=0, quiet_s=0)
 
 
 def _kafka(bootstrap: str, namespace: str) -> World:
-    from confluent_kafka import TopicPartition
+    from confluent_kafka import Consumer, TopicPartition
     from confluent_kafka.admin import AdminClient
 
     from infra.kafka.log import KafkaLog
@@ -42,7 +44,10 @@ def _kafka(bootstrap: str, namespace: str) -> World:
     def make(prefix: str) -> KafkaLog:
         return KafkaLog(bootstrap, prefix)
 
-    return World("kafka", namespace, make, truncate, patience_s=20, quiet_s=0.4)
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "nobody"})
+    nobody = consumer.consumer_group_metadata()
+    consumer.close()
+    return World("kafka", namespace, make, truncate, nobody, patience_s=20, quiet_s=0.4)
 
 
 @pytest.fixture(params=BOTH)

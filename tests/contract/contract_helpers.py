@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infra.log import Log, Mark, Message, StateReader, WorkReader
+from infra.log import Log, Mark, Membership, Message, StateReader, WorkReader
 from schemas import learning
 from schemas.records import Partition, Record
 from schemas.topics import Topic
@@ -26,6 +26,8 @@ class World:
     namespace: str
     make: Callable[[str], Any]
     truncate: Callable[[Any, Partition, int], None]
+    nobody: Membership
+    """What to publish with where there are no offsets to commit."""
     patience_s: float
     quiet_s: float
     """How long nothing must come before a test believes that nothing comes."""

@@ -42,7 +42,7 @@ def test_the_key_decides_the_partition(world: World, log: Log) -> None:
     log.provision([FOUR])
     log.append([message(key, FOUR, key) for key in KEYS])
     writer = log.writer("keys")
-    writer.publish([message(key, FOUR, key) for key in KEYS], {}, "g", object())
+    writer.publish([message(key, FOUR, key) for key in KEYS], {}, "g", world.nobody)
     writer.close()
     for record in visible(world, log, FOUR):
         assert record.key is not None
@@ -83,7 +83,7 @@ def test_a_record_above_the_limit_is_refused_for_good(world: World, log: Log) ->
         log.append([giant])
     writer = log.writer("giant")
     with pytest.raises(LogError):
-        writer.publish([message("small"), giant], {}, "g", object())
+        writer.publish([message("small"), giant], {}, "g", world.nobody)
     writer.close()
     log.writer("giant").close()
     assert visible(world, log) == []
@@ -95,7 +95,7 @@ def test_ends_count_open_transactions(world: World, log: Log) -> None:
     log.append([message("a")])
     with pytest.raises(Crash):
         log.writer("w").publish(
-            [message("b"), message("c")], {}, "g", object(), crash_at("sent_outputs")
+            [message("b"), message("c")], {}, "g", world.nobody, crash_at("sent_outputs")
         )
     assert log.ends("out") == {ALONE: (0, 3)}
 

@@ -24,8 +24,6 @@ from contract_helpers import (
 from infra.log import Aborted, Fenced, Log, LogError, Mark
 from schemas.records import Partition
 
-NOBODY = object()
-
 
 @pytest.fixture
 def out(log: Log) -> Log:
@@ -37,7 +35,7 @@ def out(log: Log) -> Log:
 def test_what_is_aborted_is_never_seen(world: World, out: Log) -> None:
     out.append([message("before")])
     with pytest.raises(Crash):
-        out.writer("w").publish([message("lost")], {}, "g", NOBODY, crash_at("sent_outputs"))
+        out.writer("w").publish([message("lost")], {}, "g", world.nobody, crash_at("sent_outputs"))
     settle(out, "w")
     out.append([message("after")])
     assert texts(visible(world, out)) == ["before", "after"]
@@ -45,11 +43,11 @@ def test_what_is_aborted_is_never_seen(world: World, out: Log) -> None:
 
 def test_markers_and_aborted_records_take_offsets(world: World, out: Log) -> None:
     writer = out.writer("w")
-    writer.publish([message("a"), message("b")], {}, "g", NOBODY)
+    writer.publish([message("a"), message("b")], {}, "g", world.nobody)
     with pytest.raises(Crash):
-        writer.publish([message("lost")], {}, "g", NOBODY, crash_at("sent_outputs"))
+        writer.publish([message("lost")], {}, "g", world.nobody, crash_at("sent_outputs"))
     writer = out.writer("w")
-    writer.publish([message("c")], {}, "g", NOBODY)
+    writer.publish([message("c")], {}, "g", world.nobody)
     writer.close()
     # a 0, b 1, marker 2, lost 3, marker 4, c 5, marker 6
     assert [(r.offset, *texts([r])) for r in visible(world, out)] == [(0, "a"), (1, "b"), (5, "c")]
@@ -59,11 +57,11 @@ def test_markers_and_aborted_records_take_offsets(world: World, out: Log) -> Non
 def test_a_transaction_reaches_all_its_partitions_or_none(world: World, out: Log) -> None:
     both = [message("x", IN, "a"), message("y", IN, "b"), message("z", IN, "c"), message("w", OUT)]
     with pytest.raises(Crash):
-        out.writer("w").publish(both, {}, "g", NOBODY, crash_at("sent_offsets"))
+        out.writer("w").publish(both, {}, "g", world.nobody, crash_at("sent_offsets"))
     settle(out, "w")
     assert visible(world, out, IN) == visible(world, out, OUT) == []
     writer = out.writer("w")
-    writer.publish(both, {}, "g", NOBODY)
+    writer.publish(both, {}, "g", world.nobody)
     writer.close()
     assert sorted(texts(visible(world, out, IN))) == ["x", "y", "z"]
     assert texts(visible(world, out, OUT)) == ["w"]
@@ -77,7 +75,7 @@ def test_later_records_wait_behind_an_open_transaction(world: World, out: Log) -
         out.append([message("plain")])
         silent(world, reader)
 
-    writer.publish([message("first")], {}, "g", NOBODY, during("sent_outputs", look))
+    writer.publish([message("first")], {}, "g", world.nobody, during("sent_outputs", look))
     assert texts(until(world, reader, 2)) == ["first", "plain"]
     writer.close()
     reader.close()
@@ -86,7 +84,7 @@ def test_later_records_wait_behind_an_open_transaction(world: World, out: Log) -
 def test_records_before_an_open_transaction_do_not_wait(world: World, out: Log) -> None:
     out.append([message("early")])
     with pytest.raises(Crash):
-        out.writer("w").publish([message("open")], {}, "g", NOBODY, crash_at("sent_outputs"))
+        out.writer("w").publish([message("open")], {}, "g", world.nobody, crash_at("sent_outputs"))
     reader = out.state_reader({ALONE: 0})
     assert texts(until(world, reader, 1)) == ["early"]
     silent(world, reader)
@@ -95,10 +93,10 @@ def test_records_before_an_open_transaction_do_not_wait(world: World, out: Log) 
 
 def test_a_writer_with_a_newer_namesake_is_fenced(world: World, out: Log) -> None:
     old, new = out.writer("w"), out.writer("w")
-    new.publish([message("new")], {}, "g", NOBODY)
+    new.publish([message("new")], {}, "g", world.nobody)
     with pytest.raises(Fenced):
-        old.publish([message("old")], {}, "g", NOBODY)
-    new.publish([message("newer")], {}, "g", NOBODY)
+        old.publish([message("old")], {}, "g", world.nobody)
+    new.publish([message("newer")], {}, "g", world.nobody)
     assert texts(visible(world, out)) == ["new", "newer"]
     old.close()
     new.close()
@@ -112,8 +110,8 @@ def test_a_namesake_in_the_middle_of_a_publication_aborts_it(
     successor = []
     take_over = during(moment, lambda: successor.append(out.writer("w")))
     with pytest.raises(Aborted):
-        zombie.publish([message("zombie")], {}, "g", NOBODY, take_over)
-    successor[0].publish([message("successor")], {}, "g", NOBODY)
+        zombie.publish([message("zombie")], {}, "g", world.nobody, take_over)
+    successor[0].publish([message("successor")], {}, "g", world.nobody)
     assert texts(visible(world, out)) == ["successor"]
     zombie.close()
     successor[0].close()
@@ -121,8 +119,8 @@ def test_a_namesake_in_the_middle_of_a_publication_aborts_it(
 
 def test_writers_with_other_ids_do_not_disturb_each_other(world: World, out: Log) -> None:
     one, two = out.writer("one"), out.writer("two")
-    inner = during("sent_outputs", lambda: two.publish([message("two")], {}, "g", NOBODY))
-    one.publish([message("one")], {}, "g", NOBODY, inner)
+    inner = during("sent_outputs", lambda: two.publish([message("two")], {}, "g", world.nobody))
+    one.publish([message("one")], {}, "g", world.nobody, inner)
     assert texts(visible(world, out)) == ["one", "two"]
     one.close()
     two.close()
@@ -189,9 +187,9 @@ def test_the_text_beside_an_offset_survives(world: World, out: Log) -> None:
 def test_the_position_passes_markers_so_that_lag_reaches_zero(world: World, out: Log) -> None:
     writer = out.writer("w")
     for n in range(3):
-        writer.publish([message(str(n))], {}, "g", NOBODY)
+        writer.publish([message(str(n))], {}, "g", world.nobody)
     with pytest.raises(Crash):
-        writer.publish([message("lost")], {}, "g", NOBODY, crash_at("sent_outputs"))
+        writer.publish([message("lost")], {}, "g", world.nobody, crash_at("sent_outputs"))
     settle(out, "w")
     reader = out.work_reader("idle", [OUT], "one")
     started(world, reader, 1)
@@ -206,7 +204,7 @@ def test_the_position_passes_markers_so_that_lag_reaches_zero(world: World, out:
 def test_the_position_stops_before_an_open_transaction(world: World, out: Log) -> None:
     out.append([message("early")])
     with pytest.raises(Crash):
-        out.writer("w").publish([message("open")], {}, "g", NOBODY, crash_at("sent_outputs"))
+        out.writer("w").publish([message("open")], {}, "g", world.nobody, crash_at("sent_outputs"))
     reader = out.work_reader("g", [OUT], "one")
     started(world, reader, 1)
     until(world, reader, 1)
@@ -220,7 +218,7 @@ def test_a_barrier_waits_for_what_a_predecessor_left_open(
     world: World, out: Log, moment: str
 ) -> None:
     with pytest.raises(Crash):
-        out.writer("w").publish([message("state")], {}, "g", NOBODY, crash_at(moment))
+        out.writer("w").publish([message("state")], {}, "g", world.nobody, crash_at(moment))
     reader = out.state_reader({ALONE: 0})
     reader.snapshot(["out"])
     seen: list[str] = []
@@ -256,7 +254,7 @@ def test_a_writer_that_was_closed_publishes_nothing(world: World, out: Log) -> N
     writer = out.writer("w")
     writer.close()
     with pytest.raises(LogError):
-        writer.publish([message("late")], {}, "g", NOBODY)
+        writer.publish([message("late")], {}, "g", world.nobody)
     assert visible(world, out) == []
 
 
