@@ -141,9 +141,10 @@ def test_a_stop_token_at_once_ends_the_row(model: Any) -> None:
 def test_rows_may_fill_the_positions_of_the_model_beside_shorter_ones(model: Any) -> None:
     room = TransformersEngine(model).room()
     assert room == SPEC.positions
-    rows = [Row((2,) * (room - 1), 1, 0, 1), Row((3, 4), 2, 0, room - 2)]
-    long, short = generate(model, rows, stop=-1)
-    assert (len(long.tokens), len(short.tokens)) == (1, room - 2)
+    # One ended row of seven is carried along past the last position.
+    rows = [Row((2,) * (room - 1), 1, 0, 1), *[Row((3, 4), i, 0, room - 2) for i in range(6)]]
+    segments = generate(model, rows, stop=-1)
+    assert [len(segment.tokens) for segment in segments] == [1] + [room - 2] * 6
 
 
 def test_no_rows_give_no_segments(model: Any) -> None:
