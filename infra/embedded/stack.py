@@ -25,7 +25,7 @@ from infra.embedded.state import (
     StackError,
     StackState,
     choose_port,
-    is_free,
+    frees,
     locked,
     read_state,
     write_state,
@@ -39,6 +39,8 @@ from infra.settings import (
 )
 
 START_LIMIT_S = 120.0
+PORT_PATIENCE_S = 5.0
+"""The threads of a killed server end one by one; the last gives its ports back."""
 LOG_LIMIT_BYTES = 10 * 2**20
 
 
@@ -252,7 +254,7 @@ class Stack:
         ports = dict(record.ports) if record else {}
         for name in server.port_names:
             taken = ports.get(name)
-            if taken is None or not is_free(self.config.bind_host, taken):
+            if taken is None or not frees(self.config.bind_host, taken, PORT_PATIENCE_S):
                 ports[name] = choose_port(self.config.bind_host)
             if taken is not None and taken != ports[name]:
                 report(

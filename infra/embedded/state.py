@@ -12,6 +12,7 @@ import fcntl
 import os
 import random
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -112,6 +113,16 @@ def is_free(host: str, port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def frees(host: str, port: int, patience_s: float) -> bool:
+    """Return whether a server could listen on `host:port` within a time."""
+    deadline = time.monotonic() + patience_s
+    while not is_free(host, port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def choose_port(host: str) -> int:
