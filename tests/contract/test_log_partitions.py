@@ -1,5 +1,7 @@
 """Partitions: order, keys, ends, time stamps, deletion, provisioning, namespaces."""
 
+import random
+
 import pytest
 from contract_helpers import (
     ALONE,
@@ -78,7 +80,7 @@ def test_a_message_without_a_key_is_read(world: World, log: Log) -> None:
 
 def test_a_record_above_the_limit_is_refused_for_good(world: World, log: Log) -> None:
     log.provision([OUT])
-    giant = Message("out", b"k", b"x" * (600 * 1024))
+    giant = Message("out", b"k", random.Random(0).randbytes(600 * 1024))
     with pytest.raises(LogError, match="out"):
         log.append([giant])
     writer = log.writer("giant")
@@ -122,10 +124,9 @@ def test_deleted_records_are_reported_not_skipped(world: World, log: Log) -> Non
         reader.start({ALONE: 2})
         with pytest.raises(OffsetLost):
             until(world, reader, 1)
-        reader.start({ALONE: 6})
-        assert texts(until(world, reader, 4)) == ["6", "7", "8", "9"]
     finally:
         reader.close()
+    assert texts(visible(world, log)) == ["6", "7", "8", "9"]
 
 
 def test_a_state_reader_starts_where_it_is_told(world: World, log: Log) -> None:
