@@ -14,10 +14,11 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -271,11 +272,10 @@ def write_scale(config: Settings, scale: Mapping[str, int]) -> None:
     path.write_text(json.dumps({**read_scale(config), **scale}))
 
 
-def processors_status() -> list[dict[str, Any]]:
+def processors_status(config: Settings | None = None) -> list[dict[str, Any]]:
     """One row a processor, for `ralo status`."""
-    config = settings()
     try:
-        rows = json.loads(status_file(config).read_text())
+        rows = json.loads(status_file(config or settings()).read_text())
     except (OSError, ValueError):
         return []
     return [{"processor": name, **_alive(row)} for name, row in sorted(rows.items())]
@@ -299,6 +299,34 @@ def start(config: Settings, report: Report) -> None:
     environ = {**os.environ, "RALO_STATE_DIR": str(config.state_dir)}
     identity = process.launch(command, log, environ)
     _pid_file(config).write_text(json.dumps(asdict(identity)))
+
+
+@contextlib.contextmanager
+def borrowed(config: Settings, kind: str, policy: str, report: Report) -> Iterator[None]:
+    """Have a processor of this kind run meanwhile, where no supervised one does.
+
+    On a cluster, which `kafka.bootstrap_servers` names, processors are not this machine's business.
+    """
+    rows = processors_status(config)
+    supervised = any(r["processor"].startswith(kind) and policy in r["processor"] for r in rows)
+    if supervised or config.kafka.bootstrap_servers:
+        yield
+        return
+    report(f"starting a {kind} of {policy} for this")
+    environ = {**os.environ, "RALO_POLICY": policy}
+    with log_file(config, f"{kind}-borrowed@{policy}").open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "infra.cli", "run", kind],
+            env=environ,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+        )
+    try:
+        yield
+    finally:
+        child.terminate()
+        child.wait(STOP_S)
 
 
 def stop(config: Settings, report: Report) -> None:

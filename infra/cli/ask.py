@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infra.cli.histories import history_for
 from infra.settings import settings
 
 if TYPE_CHECKING:
-    from consumers.weights import History
     from schemas.missions import Mission
 
 
@@ -25,7 +25,7 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Ask a trained version a question; prints its answer alone."""
-    found = _history(policy)
+    found = history_for(policy)
     event = found.kept(max(found.versions) if version is None else version)
     mission = _mission(event.mission_id)
     if sys.stderr.isatty():
@@ -38,22 +38,6 @@ def ask(
     torch.set_num_threads(settings().torch_threads)
     answer = answer_of(connect_store(settings()), event, mission, text)
     print(json.dumps(asdict(answer), ensure_ascii=False) if as_json else answer.answer)
-
-
-def _history(policy: str | None) -> History:
-    """The versions of the policy; where none is named and the setting's has none, the newest's."""
-    from consumers.read import read
-    from consumers.weights import NoSuchVersion, history
-
-    records = list(read("weight-versions"))
-    try:
-        return history(records, policy or settings().policy)
-    except NoSuchVersion:
-        newest = max(records, key=lambda record: record.timestamp_ms, default=None)
-        learnt_last = getattr(newest.event, "policy", None) if newest else None
-        if policy is not None or learnt_last is None:
-            raise
-        return history(records, learnt_last)
 
 
 def _mission(mission_id: str) -> Mission:

@@ -11,18 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from infra import supervisor
 from infra.cli import PLAIN
+from infra.cli.histories import history_for
+from infra.cli.stack import say
 from infra.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from consumers.weights import History, TensorDifference
+    from consumers.weights import TensorDifference
     from schemas.learning import WeightVersion
 
 app = typer.Typer(no_args_is_help=True, **PLAIN)
 
-Policy = Annotated[str | None, typer.Option(help="The policy; RALO_POLICY by default.")]
+Policy = Annotated[
+    str | None, typer.Option(help="RALO_POLICY by default, or the one that learnt last.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Number = Annotated[int, typer.Argument(min=0, help="A version.")]
 
@@ -39,7 +44,7 @@ def list_versions(
     """List the newest versions and what made them."""
     from consumers.weights import summary
 
-    found = _history(policy)
+    found = history_for(policy)
     events = list(found.versions.values())[-(10**9 if every else last) :]
     rows = [summary(event, event.version in found.expired) for event in events]
     if as_json:
@@ -58,7 +63,7 @@ def list_versions(
 @app.command()
 def show(version: Number, policy: Policy = None, as_json: AsJson = False) -> None:
     """Print the manifest of a version: all that it was made of."""
-    event = _history(policy).version(version)
+    event = history_for(policy).version(version)
     document = event.model_dump(mode="json", exclude_none=True)
     print(json.dumps(document, indent=None if as_json else 2))
 
@@ -69,7 +74,7 @@ def diff(a: Number, b: Number, policy: Policy = None, as_json: AsJson = False) -
     from consumers.weights import differing_fields, differing_tensors
     from infra.connect import connect_store
 
-    found = _history(policy)
+    found = history_for(policy)
     one, other = found.kept(a), found.kept(b)
     say = _Progress(f"diff: {2 * len(one.shards)} shards")
     tensors = list(differing_tensors(connect_store(settings()), one, other, say))
@@ -95,7 +100,7 @@ def export(
     from consumers.weights import export as write
     from infra.connect import connect_store
 
-    event = _history(policy).kept(version)
+    event = history_for(policy).kept(version)
     say = _Progress(f"export: {len(event.files) + len(event.shards)} files")
     written = write(connect_store(settings()), event, folder, say)
     say.end()
@@ -115,20 +120,14 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Go on learning from the content of an old version."""
-    found = _history(policy)
+    found = history_for(policy)
     target = found.kept(version)
-    event = _ask(target, reason, wait_s)
+    with supervisor.borrowed(settings(), "aggregator", target.policy, say):
+        event = _ask(target, reason, wait_s)
     if as_json:
         print(json.dumps({"version": event.version, "parent": event.parent}))
     else:
         print(f"version {event.version} of {event.policy} has the content of version {version}")
-
-
-def _history(policy: str | None) -> History:
-    from consumers.read import read
-    from consumers.weights import history
-
-    return history(read("weight-versions"), policy or settings().policy)
 
 
 def _ask(target: WeightVersion, reason: str, wait_s: float) -> WeightVersion:
