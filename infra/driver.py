@@ -23,9 +23,18 @@ from infra import envelope
 from infra.faults import Point, crash_points
 from infra.intake import Taken
 from infra.interpreter import drive, perform
-from infra.log import Aborted, Doubtful, Log, LogUnavailable, Mark, Membership
+from infra.log import (
+    Aborted,
+    Doubtful,
+    Expelled,
+    Log,
+    LogUnavailable,
+    Mark,
+    Membership,
+    WorkReader,
+)
 from infra.metrics import Metrics
-from infra.patience import Patience
+from infra.patience import GaveUp, Patience
 from infra.progress_marks import Progress
 from infra.state_inputs import StateInputs
 from infra.store import MissingObject, ObjectStore, StoreUnavailable
@@ -39,6 +48,8 @@ IDLE_POLL_S = 0.005
 SERVE_EVERY_S = 0.5
 """How often a long piece of work lets the group speak."""
 COMMIT_IDLE_S = 1.0
+EXPELLED_MAX = 3
+EXPELLED_WITHIN_S = 60.0
 
 
 class Driver:
@@ -72,7 +83,8 @@ class Driver:
         self._said: str | None = None
         self._served = self._idle_since = clock()
         self._writer = log.writer(self._transactional_id)
-        self._reader = log.work_reader(processor.group, processor.work, instance)
+        self._instance, self._expelled = instance, list[float]()
+        self._reader = self._join()
         self._state = StateInputs(processor, log, self._patience)
         self._state.catch_up([s.topic.name for s in processor.state])
 
@@ -85,9 +97,28 @@ class Driver:
             try:
                 self.step()
                 vain = self._patience.wait("the broker")
+            except Expelled as error:
+                self._rejoin(error)
             except LogUnavailable as error:
                 self._stale = True
                 vain(error)
+
+    def _rejoin(self, error: Expelled) -> None:
+        """Become a member again; but two processes of one instance would do so in turn for ever."""
+        logger.warning("%s: expelled from its group, joining again: %s", self.processor.name, error)
+        now = self._clock()
+        self._expelled = [at for at in self._expelled if now - at < EXPELLED_WITHIN_S] + [now]
+        if len(self._expelled) > EXPELLED_MAX:
+            raise GaveUp(
+                f"{self.processor.name}: expelled {len(self._expelled)} times in a row: does "
+                f"another process run as {self._transactional_id}? Set RALO_INSTANCE"
+            ) from error
+        self._reader.close()
+        self._progress = {}
+        self._reader = self._join()
+
+    def _join(self) -> WorkReader:
+        return self.log.work_reader(self.processor.group, self.processor.work, self._instance)
 
     def step(self) -> bool:
         """One turn: observe, take over what was assigned, work on a batch. True if it worked."""

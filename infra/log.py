@@ -5,6 +5,7 @@ Errors:
     LogError
     ├── LogUnavailable   no answer; wait with a limit
     ├── OffsetLost       the position is not in the log any more: stop loudly
+    ├── Expelled         this reader is no member any more and never will be: join with a new one
     ├── Aborted          nothing of this transaction became visible: seek to the committed, redo
     │   └── Fenced       … because another member or producer took over
     └── Doubtful         whether the transaction committed is unknown: throw the writer away,
@@ -29,6 +30,14 @@ class LogUnavailable(LogError):
 
 class OffsetLost(LogError):
     """A position that was committed is not in the log any more."""
+
+
+class Expelled(LogError):
+    """The group has thrown this reader out: another member with its instance has joined.
+
+    After a broker's restart that other may be this very reader, its first request having been
+    answered into a broken connection.
+    """
 
 
 class Aborted(LogError):

@@ -6,7 +6,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from infra.log import Aborted, Fenced, LogError, LogUnavailable, Mark, OffsetLost
+from infra.log import Aborted, Expelled, Fenced, LogError, LogUnavailable, Mark, OffsetLost
 from schemas.records import Partition
 from schemas.topics import PARTITIONER
 
@@ -33,8 +33,18 @@ _AWAY = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    # What a broker that starts again answers until its leaders and their epochs are known to all.
+    KafkaError._NOENT,  # noqa: SLF001
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NETWORK_EXCEPTION,
 }
 _LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # noqa: SLF001
+FATAL = KafkaError._FATAL  # noqa: SLF001
 END = KafkaError._PARTITION_EOF  # noqa: SLF001
 STATE = KafkaError._STATE  # noqa: SLF001
 
@@ -71,6 +81,8 @@ def translate(error: KafkaException | KafkaError, doing: str) -> LogError:
     text = f"{doing}: {cause.str()} ({cause.name()})"
     if cause.code() in _FENCED:
         return Fenced(text)
+    if cause.code() == FATAL:
+        return Expelled(text)
     if cause.code() in _LOST:
         return OffsetLost(f"{text}; the records were deleted before they were read")
     if cause.code() in _AWAY:

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from infra.kafka import config
 from infra.kafka.config import Names, translate
-from infra.log import Changes, LogError, Mark, Membership
+from infra.log import Changes, Mark, Membership
 from schemas.records import Partition, Record
 
 SEEK_LIMIT_S = 10.0
@@ -230,5 +230,3 @@ def list_offsets(
         return {names.partition(tp): future.result().offset for tp, future in futures.items()}
     except KafkaException as error:
         raise translate(error, "list offsets") from error
-    except LogError:
-        raise
