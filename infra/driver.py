@@ -48,7 +48,7 @@ IDLE_POLL_S = 0.005
 SERVE_EVERY_S = 0.5
 """How often a long piece of work lets the group speak."""
 COMMIT_IDLE_S = 1.0
-EXPELLED_MAX = 3
+EXPELLED_MAX = 5
 EXPELLED_WITHIN_S = 60.0
 
 

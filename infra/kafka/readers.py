@@ -16,11 +16,14 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from infra.kafka import config
-from infra.kafka.config import Names, translate
-from infra.log import Changes, Mark, Membership
+from infra.kafka.bounded import Bounded, Stuck
+from infra.kafka.config import Names, logger, translate
+from infra.log import Changes, Expelled, Mark, Membership
 from schemas.records import Partition, Record
 
 SEEK_LIMIT_S = 10.0
+COMMIT_LIMIT_S = 20.0
+CLOSE_LIMIT_S = 10.0
 
 
 class _Positions:
@@ -65,6 +68,7 @@ class KafkaWorkReader:
     def __init__(self, client: dict[str, Any], names: Names, topics: Sequence[str]) -> None:
         self._names = names
         self._consumer = Consumer(client)
+        self._bounded = Bounded(self._consumer, client["group.instance.id"])
         self._positions = _Positions(names)
         self._owned: set[Partition] = set()
         self._assigned: list[Partition] = []
@@ -166,13 +170,22 @@ class KafkaWorkReader:
         """Commit positions outside a transaction; raises `Fenced` when no longer a member."""
         offsets = [self._names.tp(p, mark) for p, mark in marks.items()]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
+            self._bounded(COMMIT_LIMIT_S, self._commit, offsets)
+        except Stuck as error:
+            raise Expelled(str(error)) from error
         except KafkaException as error:
             raise translate(error, "commit offsets") from error
 
+    def _commit(self, offsets: list[TopicPartition]) -> None:
+        self._consumer.commit(offsets=offsets, asynchronous=False)
+
     def close(self) -> None:
         """Leave (a static member stays known to the group until its session ends)."""
-        self._consumer.close()
+        try:
+            self._bounded(CLOSE_LIMIT_S, self._consumer.close)
+        except Stuck as error:
+            logger.warning("a reader is left open: %s", error)
+        self._bounded.end()
 
 
 class KafkaStateReader:

@@ -6,21 +6,14 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
+from infra.kafka.bounded import Bounded, Stuck
 from infra.kafka.config import TRANSACTION_TIMEOUT_MS, Names, logger, translate
-from infra.log import (
-    Aborted,
-    Doubtful,
-    Fenced,
-    LogError,
-    LogUnavailable,
-    Mark,
-    Membership,
-    Message,
-    Point,
-)
+from infra.log import Aborted, Doubtful, Fenced, LogError, Mark, Membership, Message, Point
 from schemas.records import Partition
 
 _TIMEOUT_S = TRANSACTION_TIMEOUT_MS / 1000
+_LIMIT_S = _TIMEOUT_S + 2.0
+"""The client is given its own time-out first."""
 INIT_LIMIT_S = 60.0
 
 
@@ -30,6 +23,7 @@ class KafkaWriter:
     def __init__(self, client: dict[str, Any], names: Names) -> None:
         self._names = names
         self._producer = Producer(client)
+        self._bounded = Bounded(self._producer, client["transactional.id"])
         self._usable = True
         self._init()
 
@@ -56,23 +50,36 @@ class KafkaWriter:
         if not self._usable:
             raise Doubtful("this producer was given up")
         try:
+            self._fill(messages, marks, membership, point)
+            self._commit()
+        except Stuck as error:
+            self._usable = False
+            raise Doubtful(str(error)) from error
+        point("committed")
+
+    def _fill(
+        self,
+        messages: Sequence[Message],
+        marks: Mapping[Partition, Mark],
+        membership: Membership,
+        point: Point,
+    ) -> None:
+        offsets = [self._names.tp(p, mark) for p, mark in marks.items()]
+        try:
             self._producer.begin_transaction()
             for message in messages:
                 produce(self._producer, message, self._names)
             self._producer.flush(_TIMEOUT_S)
             point("sent_outputs")
-            self._producer.send_offsets_to_transaction(
-                [self._names.tp(p, mark) for p, mark in marks.items()], membership, _TIMEOUT_S
-            )
+            send = self._producer.send_offsets_to_transaction
+            self._bounded(_LIMIT_S, send, offsets, membership, _TIMEOUT_S)
             point("sent_offsets")
         except KafkaException as error:
             raise self._abort(translate(error, f"publish {len(messages)} events")) from error
-        self._commit()
-        point("committed")
 
     def _commit(self) -> None:
         try:
-            self._producer.commit_transaction(_TIMEOUT_S)
+            self._bounded(_LIMIT_S, self._producer.commit_transaction, _TIMEOUT_S)
         except KafkaException as error:
             if error.args[0].txn_requires_abort():
                 raise self._abort(translate(error, "commit")) from error
@@ -83,18 +90,17 @@ class KafkaWriter:
     def _abort(self, cause: LogError) -> LogError:
         """Abort; answers `Aborted` when nothing can be visible, else `Doubtful`."""
         try:
-            self._producer.abort_transaction(_TIMEOUT_S)
+            self._bounded(_LIMIT_S, self._producer.abort_transaction, _TIMEOUT_S)
         except KafkaException as error:
             logger.debug("abort: %s", error)
             self._usable = False
             return cause if isinstance(cause, Fenced) else Doubtful(f"{cause}; abort: {error}")
-        if isinstance(cause, LogUnavailable):
-            return Aborted(str(cause))
         return cause if isinstance(cause, Aborted) else Aborted(str(cause))
 
     def close(self) -> None:
         """Give the producer up; an open transaction is aborted by its successor or a time-out."""
         self._usable = False
+        self._bounded.end()
         self._producer.purge()
         self._producer.flush(1.0)
 
