@@ -18,12 +18,13 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from infra.kafka import config
 from infra.kafka.bounded import Bounded, Stuck
 from infra.kafka.config import Names, logger, translate
-from infra.log import Changes, Expelled, Mark, Membership
+from infra.log import Changes, Expelled, LogUnavailable, Mark, Membership
 from schemas.records import Partition, Record
 
 SEEK_LIMIT_S = 10.0
 COMMIT_LIMIT_S = 20.0
 CLOSE_LIMIT_S = 10.0
+LEADER_PATIENCE_S = 5.0
 
 
 class _Positions:
@@ -234,6 +235,20 @@ def list_offsets(
     """Offsets by the broker's word, uncommitted records included."""
     if not partitions:
         return {}
+    # Leaders of topics made a moment ago, or of a broker that starts, are known a moment later.
+    until = time.monotonic() + LEADER_PATIENCE_S
+    while True:
+        try:
+            return _list_offsets(admin, names, partitions, spec)
+        except LogUnavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
+def _list_offsets(
+    admin: AdminClient, names: Names, partitions: Sequence[Partition], spec: OffsetSpec
+) -> dict[Partition, int]:
     futures = admin.list_offsets(
         {names.tp(p): spec for p in partitions},
         isolation_level=IsolationLevel.READ_UNCOMMITTED,
