@@ -1,4 +1,4 @@
-"""Which partition a key goes to: murmur2 as Java, aiokafka and `partitioner=murmur2_random` have it.
+"""Which partition a key goes to: murmur2, as Java, aiokafka and `murmur2_random` have it.
 
 Source: Apache Kafka, `org.apache.kafka.common.utils.Utils.murmur2`; the function itself is
 Austin Appleby's MurmurHash2.

@@ -118,7 +118,7 @@ class Evaluator:
     """
 
     work: tuple[Topic, ...] = (WEIGHT_VERSIONS,)
-    state = (
+    state: tuple[StateInput, ...] = (
         StateInput(MISSIONS),
         StateInput(WEIGHT_VERSIONS, since_head=True),
         StateInput(EVALUATIONS, barrier=True),

@@ -24,7 +24,7 @@ from schemas.learning import GradientUpload, SampleGroup, WeightVersion
 from schemas.missions import Mission, MissionReport
 from schemas.records import Batch, Partition, Record
 from schemas.tensors import TensorRef
-from schemas.topics import MISSIONS, SAMPLES, WEIGHT_VERSIONS
+from schemas.topics import MISSIONS, SAMPLES, WEIGHT_VERSIONS, Topic
 from streams.learning.algorithms import algorithm
 from streams.learning.environment import environment
 from streams.learning.gradients import Gradient, upload_gradient
@@ -40,8 +40,8 @@ _MAX_WAIT_MS = 1500
 class Trainer:
     """Turns sample groups of one policy into gradient uploads; implements `Processor`."""
 
-    work = (SAMPLES,)
-    state = (StateInput(WEIGHT_VERSIONS, since_head=True), StateInput(MISSIONS))
+    work: tuple[Topic, ...] = (SAMPLES,)
+    state: tuple[StateInput, ...] = (StateInput(WEIGHT_VERSIONS, since_head=True), StateInput(MISSIONS))
 
     def __init__(self, policy: str, name: str = "trainer") -> None:
         self.name = name
