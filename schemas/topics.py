@@ -123,7 +123,7 @@ def decode(topic: str, value: bytes | None) -> Event:
 def _raise_if_newer(value: bytes) -> None:
     try:
         document = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     version = document.get("schema_version") if isinstance(document, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:

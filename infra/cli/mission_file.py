@@ -118,7 +118,9 @@ def _anchor(document: dict[str, Any], folder: Path) -> None:
     sections = [("model", "base")] if _is_procedural(document) else [*_PATHS]
     for section, field in sections:
         inner = document.get(section)
-        name = inner.get(field) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict):
+            continue
+        name = inner.get(field)
         if not isinstance(name, str) or name == "new":
             continue
         for path in (folder / name, Path(name)):
