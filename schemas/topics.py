@@ -33,6 +33,7 @@ class Topic:
     partitions: int = 1
     retention_ms: int = FOR_EVER
     compacted: bool = False
+    max_event_bytes: int = MAX_EVENT_BYTES
 
     def config(self) -> dict[str, str]:
         """The broker's settings for this topic."""
@@ -40,7 +41,8 @@ class Topic:
         return {
             "cleanup.policy": policy,
             "retention.ms": str(self.retention_ms),
-            "max.message.bytes": str(2 * MAX_EVENT_BYTES),
+            # Twice, so that what is too large is taken in and becomes a dead letter.
+            "max.message.bytes": str(2 * self.max_event_bytes),
             "message.timestamp.type": "CreateTime",
         }
 
@@ -61,7 +63,8 @@ WEIGHT_VERSIONS = Topic(
 WEIGHT_HEADS = Topic("weight-heads", (learning.WeightHead,), partitions=4, compacted=True)
 EVALUATIONS = Topic("evaluations", (learning.Evaluation,), partitions=4)
 MISSION_RESULTS = Topic("mission-results", (missions.MissionResult,))
-DEAD_LETTERS = Topic("dead-letters", (learning.DeadLetter,))
+DEAD_LETTERS = Topic("dead-letters", (learning.DeadLetter,), max_event_bytes=4 * MAX_EVENT_BYTES)
+"""A letter holds the original bytes in base64, also of a record that was too large."""
 
 TOPICS: dict[str, Topic] = {
     t.name: t
@@ -108,8 +111,8 @@ def decode(topic: str, value: bytes | None) -> Event:
     """The event in a record's value; raises `Undecodable`, or `NewerSchema` to wait for."""
     if value is None:
         raise Undecodable("the value is empty: these topics carry no tombstones")
-    if len(value) > MAX_EVENT_BYTES:
-        raise Undecodable(f"{len(value)} bytes, the limit is {MAX_EVENT_BYTES}")
+    if len(value) > (limit := TOPICS[topic].max_event_bytes):
+        raise Undecodable(f"{len(value)} bytes, the limit is {limit}")
     try:
         event: Event = _ADAPTERS[topic].validate_json(value)
     except ValueError as error:
