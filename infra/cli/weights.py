@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, **PLAIN)
 
-Policy = Annotated[
-    str | None, typer.Option(help="RALO_POLICY, or the one that learnt last.")
-]
+Policy = Annotated[str | None, typer.Option(help="RALO_POLICY, or the one that learnt last.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Number = Annotated[int, typer.Argument(min=0, help="A version.")]
 
