@@ -19,6 +19,7 @@ from streams.missions.security import Security
 from streams.missions.topics import APP
 
 TRANSACTION_TIMEOUT_MS = 10_000
+FENCE_LIMIT_S = 20.0
 READ_LIMIT_S = 120.0
 """An open transaction of another program hides what follows it for its timeout at most."""
 
@@ -46,12 +47,7 @@ class Outbox:
     def __init__(self, bootstrap: str, namespace: str, security: Security) -> None:
         self._namespace = namespace
         self._kafka = connection(bootstrap, security)
-        self._producer = AIOKafkaProducer(
-            **self._kafka,
-            transactional_id=f"{namespace}{APP}",
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            acks="all",
-        )
+        self._producer: AIOKafkaProducer | None = None
         self._ends = AIOKafkaConsumer(**self._kafka, enable_auto_commit=False)
         self._done: set[Deed] = set()
 
@@ -64,12 +60,13 @@ class Outbox:
         names = {self._namespace + name for name in needed}
         if missing := names - await self._ends.topics():
             raise OutboxError(f"no topics {', '.join(sorted(missing))}: `ralo up` makes them")
-        await self._producer.start()
+        self._producer = await self._fence()
         await self._learn()
 
     async def stop(self) -> None:
         """Close the connections; an open transaction is aborted."""
-        await self._producer.stop()
+        if self._producer is not None:
+            await self._producer.stop()
         await self._ends.stop()
 
     def did(self, event: Event) -> bool:
@@ -79,7 +76,7 @@ class Outbox:
     async def publish(self, event: MissionControl | MissionResult) -> None:
         """Append the event durably; whatever is raised, the process must end and start again."""
         deed = deed_of(event)
-        assert deed is not None and deed not in self._done
+        assert self._producer is not None and deed is not None and deed not in self._done
         self._done.add(deed)
         async with self._producer.transaction():
             await self._producer.send_and_wait(
@@ -90,6 +87,23 @@ class Outbox:
         """The next offset of each partition, open transactions included."""
         found: dict[TopicPartition, int] = await self._ends.end_offsets(list(partitions))
         return found
+
+    async def _fence(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **self._kafka,
+            transactional_id=f"{self._namespace}{APP}",
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            acks="all",
+        )
+        try:
+            await asyncio.wait_for(producer.start(), FENCE_LIMIT_S)
+        except BaseException as error:
+            await producer.stop()
+            if isinstance(error, TimeoutError):
+                what = "the broker does not settle what a predecessor left open"
+                raise OutboxError(f"{what} in {FENCE_LIMIT_S:.0f} s") from error
+            raise
+        return producer
 
     async def _learn(self) -> None:
         reader = AIOKafkaConsumer(
