@@ -34,13 +34,13 @@ def versions(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_an_interrupted_demo_goes_on_from_its_last_version(tmp_path: Path) -> None:
-    log = (tmp_path / "demo.log").open("w")
-    demo = subprocess.Popen(
-        [sys.executable, "-m", "infra.cli", "demo", "--versions", "150"],
-        env=environ(tmp_path),
-        stdout=log,
-        stderr=log,
-    )
+    with (tmp_path / "demo.log").open("w") as log:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "infra.cli", "demo", "--versions", "150"],
+            env=environ(tmp_path),
+            stdout=log,
+            stderr=log,
+        )
     try:
         deadline = time.monotonic() + 240
         while len(versions(tmp_path)) < 40:
@@ -49,7 +49,8 @@ def test_an_interrupted_demo_goes_on_from_its_last_version(tmp_path: Path) -> No
         demo.send_signal(signal.SIGINT)
         assert demo.wait(120) == 130, _said(tmp_path)
         mine = [p for p in psutil.process_iter(["environ"]) if _belongs(p, tmp_path)]
-        assert not mine, f"left running: {mine}"
+        _, left = psutil.wait_procs(mine, timeout=10)
+        assert not left, f"left running: {left}"
 
         up = ralo(tmp_path, "up")
         assert up.returncode == 0, up.stderr
