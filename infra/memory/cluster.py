@@ -14,9 +14,7 @@ from infra.memory.groups import Group
 from infra.memory.partition import PartitionLog, Transaction
 from schemas.partitioner import partition_for
 from schemas.records import Partition
-from schemas.topics import MAX_EVENT_BYTES, Topic
-
-MAX_MESSAGE_BYTES = 2 * MAX_EVENT_BYTES
+from schemas.topics import Topic
 
 
 @dataclass
@@ -58,6 +56,7 @@ class MemoryCluster:
     """Called with the timeout when a poll finds nothing; a simulation moves its clock here."""
     faults: Faults = field(default_factory=Faults)
     topics: dict[str, list[PartitionLog]] = field(default_factory=dict)
+    limits_bytes: dict[str, int] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _producers: dict[str, _Producer] = field(default_factory=dict)
@@ -71,6 +70,7 @@ class MemoryCluster:
         """Create a topic unless it is there; raises `LogError` on another partition count."""
         if name not in self.topics:
             self.topics[name] = [PartitionLog(f"{name}[{i}]") for i in range(topic.partitions)]
+            self.limits_bytes[name] = int(topic.config()["max.message.bytes"])
             return True
         if len(self.topics[name]) != topic.partitions:
             raise LogError(
@@ -107,12 +107,12 @@ class MemoryCluster:
         self, topic: str, message: Message, transaction: Transaction | None = None
     ) -> tuple[int, int, int]:
         """Append a message; answers partition number, offset and timestamp."""
-        if len(message.value) > MAX_MESSAGE_BYTES:
-            raise LogError(
-                f"{topic}: a record of {len(message.value)} bytes, the topic takes "
-                f"{MAX_MESSAGE_BYTES}: store it as an object"
-            )
         logs = self.partitions(topic)
+        if len(message.value) > (limit := self.limits_bytes[topic]):
+            raise LogError(
+                f"{topic}: a record of {len(message.value)} bytes, the topic takes {limit}: "
+                "store it as an object"
+            )
         number = partition_for(message.key, len(logs)) if message.key is not None else 0
         stamp = self.now_ms() if message.timestamp_ms is None else message.timestamp_ms
         return number, logs[number].append(message, stamp, transaction), stamp

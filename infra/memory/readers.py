@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from infra.log import Changes, Fenced, LogError, LogUnavailable, Mark, Membership, Message
+from infra.log import Changes, Expelled, LogError, LogUnavailable, Mark, Membership, Message
 from infra.memory.view import View
 from schemas.records import Partition, Record
 
@@ -57,7 +57,7 @@ class MemoryWorkReader:
             self._member = self._group.join(instance, self._partitions)
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Records in order per partition; raises `Fenced` when a newer incarnation has joined."""
+        """Records in order per partition; raises `Expelled` when a newer incarnation has joined."""
         with self._cluster.lock:
             self._serve()
             ready = self._owned - self._paused
@@ -124,7 +124,7 @@ class MemoryWorkReader:
         if self._closed:
             raise LogError(f"group {self._group.name}: this reader is closed")
         if self._group.is_replaced(self._member):
-            raise Fenced(f"group {self._group.name}: {self._member.instance} runs elsewhere")
+            raise Expelled(f"group {self._group.name}: {self._member.instance} runs elsewhere")
         if self._cluster.faults.take("unavailable_polls"):
             raise LogUnavailable("the broker does not answer")
         if self._group.is_expired(self._member):

@@ -1,6 +1,6 @@
 """Each contract test runs twice: in memory, and on the real servers (marker `stack`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from contract_helpers import World
@@ -51,12 +51,15 @@ def _kafka(bootstrap: str, namespace: str) -> World:
 
 
 @pytest.fixture(params=BOTH)
-def world(request: pytest.FixtureRequest) -> World:
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """The cluster under test."""
     if request.param == "memory":
-        return _memory()
-    stack = request.getfixturevalue("stack")
-    return _kafka(stack.kafka, request.getfixturevalue("namespace"))
+        made = _memory()
+    else:
+        bootstrap = request.getfixturevalue("stack").kafka
+        made = _kafka(bootstrap, request.getfixturevalue("namespace"))
+    yield made
+    made.close()
 
 
 @pytest.fixture

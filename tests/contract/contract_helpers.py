@@ -1,8 +1,9 @@
 """What contract tests share: topics, waiting with a limit, and reading all there is."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -18,6 +19,24 @@ FOUR = Topic("four", (learning.Problem,), partitions=4)
 ALONE = Partition("out", 0)
 
 
+class Tracked:
+    """A log that remembers what was opened, so that nothing outlives its test."""
+
+    def __init__(self, log: Any, opened: list[Any]) -> None:
+        self._log, self._opened = log, opened
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._log, name)
+        if name not in ("work_reader", "state_reader", "writer"):
+            return found
+
+        def opening(*args: Any) -> Any:
+            self._opened.append(found(*args))
+            return self._opened[-1]
+
+        return opening
+
+
 @dataclass
 class World:
     """A cluster and what a test must be able to do to it, on either backend."""
@@ -31,11 +50,18 @@ class World:
     patience_s: float
     quiet_s: float
     """How long nothing must come before a test believes that nothing comes."""
+    opened: list[Any] = field(default_factory=list)
 
     def log(self, suffix: str = "") -> Log:
         """A view of the cluster; with a suffix, under another namespace."""
-        log: Log = self.make(self.namespace + suffix)
+        log: Any = Tracked(self.make(self.namespace + suffix), self.opened)
         return log
+
+    def close(self) -> None:
+        """Close all that a test has opened, however it ended."""
+        for reader_or_writer in self.opened:
+            with contextlib.suppress(Exception):
+                reader_or_writer.close()
 
     def tries(self) -> Iterator[None]:
         """Turns of a loop that waits for something; ends when that has taken too long."""

@@ -117,15 +117,10 @@ def test_deleted_records_are_reported_not_skipped(world: World, log: Log) -> Non
     world.truncate(log, ALONE, 6)
     assert log.ends("out") == {ALONE: (6, 10)}
     reader = log.work_reader("g", [OUT], "one")
-    try:
-        wait_for(
-            world, "an assignment", lambda: not reader.poll(1, 0.05) and bool(reader.assignment())
-        )
-        reader.start({ALONE: 2})
-        with pytest.raises(OffsetLost):
-            until(world, reader, 1)
-    finally:
-        reader.close()
+    wait_for(world, "an assignment", lambda: not reader.poll(1, 0.05) and bool(reader.assignment()))
+    reader.start({ALONE: 2})
+    with pytest.raises(OffsetLost):
+        until(world, reader, 1)
     assert texts(visible(world, log)) == ["6", "7", "8", "9"]
 
 
@@ -134,7 +129,6 @@ def test_a_state_reader_starts_where_it_is_told(world: World, log: Log) -> None:
     log.append([message(str(n)) for n in range(6)])
     reader = log.state_reader({ALONE: 4})
     assert texts(until(world, reader, 2)) == ["4", "5"]
-    reader.close()
 
 
 def test_provisioning_twice_is_safe(world: World, log: Log) -> None:
@@ -163,22 +157,19 @@ def test_namespaces_do_not_meet(world: World) -> None:
     here.append([message("here", IN)])
     there.append([message("there", IN)])
     # The same transactional id elsewhere fences nobody here, the same group shares no offsets.
-    writer, other = here.writer("w"), there.writer("w")
+    writer = here.writer("w")
+    there.writer("w")
     reader, foreign = here.work_reader("g", [IN], "one"), there.work_reader("g", [IN], "one")
-    try:
-        mine = started(world, reader, 2)
-        assert all(p.topic == "in" for p in mine)
-        (record,) = until(world, reader, 1)
-        after = {record.partition: _mark(record.offset + 1)}
-        writer.publish([message("copied")], after, "g", reader.membership())
-        started(world, foreign, 2)
-        assert texts(until(world, foreign, 1)) == ["there"]
-        assert foreign.committed([record.partition]) == {record.partition: None}
-        assert texts(visible(world, here)) == ["copied"]
-        assert visible(world, there) == []
-    finally:
-        for closable in (reader, foreign, writer, other):
-            closable.close()
+    mine = started(world, reader, 2)
+    assert all(p.topic == "in" for p in mine)
+    (record,) = until(world, reader, 1)
+    after = {record.partition: _mark(record.offset + 1)}
+    writer.publish([message("copied")], after, "g", reader.membership())
+    started(world, foreign, 2)
+    assert texts(until(world, foreign, 1)) == ["there"]
+    assert foreign.committed([record.partition]) == {record.partition: None}
+    assert texts(visible(world, here)) == ["copied"]
+    assert visible(world, there) == []
 
 
 def _mark(offset: int) -> object:

@@ -77,8 +77,6 @@ def test_later_records_wait_behind_an_open_transaction(world: World, out: Log) -
 
     writer.publish([message("first")], {}, "g", world.nobody, during("sent_outputs", look))
     assert texts(until(world, reader, 2)) == ["first", "plain"]
-    writer.close()
-    reader.close()
 
 
 def test_records_before_an_open_transaction_do_not_wait(world: World, out: Log) -> None:
@@ -88,7 +86,6 @@ def test_records_before_an_open_transaction_do_not_wait(world: World, out: Log) 
     reader = out.state_reader({ALONE: 0})
     assert texts(until(world, reader, 1)) == ["early"]
     silent(world, reader)
-    reader.close()
 
 
 def test_a_writer_with_a_newer_namesake_is_fenced(world: World, out: Log) -> None:
@@ -98,8 +95,6 @@ def test_a_writer_with_a_newer_namesake_is_fenced(world: World, out: Log) -> Non
         old.publish([message("old")], {}, "g", world.nobody)
     new.publish([message("newer")], {}, "g", world.nobody)
     assert texts(visible(world, out)) == ["new", "newer"]
-    old.close()
-    new.close()
 
 
 @pytest.mark.parametrize("moment", ["sent_outputs", "sent_offsets"])
@@ -113,8 +108,6 @@ def test_a_namesake_in_the_middle_of_a_publication_aborts_it(
         zombie.publish([message("zombie")], {}, "g", world.nobody, take_over)
     successor[0].publish([message("successor")], {}, "g", world.nobody)
     assert texts(visible(world, out)) == ["successor"]
-    zombie.close()
-    successor[0].close()
 
 
 def test_writers_with_other_ids_do_not_disturb_each_other(world: World, out: Log) -> None:
@@ -122,8 +115,6 @@ def test_writers_with_other_ids_do_not_disturb_each_other(world: World, out: Log
     inner = during("sent_outputs", lambda: two.publish([message("two")], {}, "g", world.nobody))
     one.publish([message("one")], {}, "g", world.nobody, inner)
     assert texts(visible(world, out)) == ["one", "two"]
-    one.close()
-    two.close()
 
 
 def test_a_writer_can_be_used_again_after_an_abort(world: World, out: Log) -> None:
@@ -138,8 +129,6 @@ def test_a_writer_can_be_used_again_after_an_abort(world: World, out: Log) -> No
         writer.publish([message("stale")], {mine[0]: Mark(0)}, "g", stale)
     writer.publish([message("fresh")], {mine[0]: Mark(0)}, "g", reader.membership())
     assert texts(visible(world, out)) == ["fresh"]
-    writer.close()
-    reader.close()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +147,6 @@ def test_outputs_and_offsets_are_one(world: World, out: Log, moment: str, done: 
     settle(out, "w")
     assert texts(visible(world, out)) == (["out"] if done else [])
     assert reader.committed([record.partition]) == {record.partition: mark if done else None}
-    reader.close()
 
 
 def test_offsets_alone_can_be_published(world: World, out: Log) -> None:
@@ -167,8 +155,6 @@ def test_offsets_alone_can_be_published(world: World, out: Log) -> None:
     writer = out.writer("w")
     writer.publish([], {p: Mark(7, "nothing came of it") for p in mine}, "g", reader.membership())
     assert reader.committed(mine) == {p: Mark(7, "nothing came of it") for p in mine}
-    writer.close()
-    reader.close()
 
 
 def test_the_text_beside_an_offset_survives(world: World, out: Log) -> None:
@@ -181,7 +167,6 @@ def test_the_text_beside_an_offset_survives(world: World, out: Log) -> None:
     successor = out.work_reader("g", [IN], "one")
     started(world, successor, 2)
     assert successor.committed([mine[0]]) == {mine[0]: Mark(5, text)}
-    successor.close()
 
 
 def test_the_position_passes_markers_so_that_lag_reaches_zero(world: World, out: Log) -> None:
@@ -198,7 +183,6 @@ def test_the_position_passes_markers_so_that_lag_reaches_zero(world: World, out:
     _poll_to(world, lambda: reader.poll(10, 0.05) == [] and reader.position(ALONE) == end)
     reader.commit({ALONE: Mark(end)})
     assert reader.committed([ALONE]) == {ALONE: Mark(end)}
-    reader.close()
 
 
 def test_the_position_stops_before_an_open_transaction(world: World, out: Log) -> None:
@@ -210,7 +194,6 @@ def test_the_position_stops_before_an_open_transaction(world: World, out: Log) -
     until(world, reader, 1)
     silent(world, reader)
     assert reader.position(ALONE) == 1
-    reader.close()
 
 
 @pytest.mark.parametrize("moment", ["sent_outputs", "committed"])
@@ -232,7 +215,6 @@ def test_a_barrier_waits_for_what_a_predecessor_left_open(
         seen += texts(reader.poll(10, 0.05))
     assert not reader.behind(["out"])
     assert seen == (["state"] if moment == "committed" else [])
-    reader.close()
 
 
 def test_a_barrier_is_judged_by_the_ends_at_its_time(world: World, out: Log) -> None:
@@ -247,7 +229,6 @@ def test_a_barrier_is_judged_by_the_ends_at_its_time(world: World, out: Log) -> 
     assert not reader.behind(["in"])
     until(world, reader, 1)
     assert not reader.behind(["out"])
-    reader.close()
 
 
 def test_a_writer_that_was_closed_publishes_nothing(world: World, out: Log) -> None:
