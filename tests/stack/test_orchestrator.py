@@ -34,10 +34,10 @@ from schemas.missions import (
     ProblemSource,
     Target,
 )
-from schemas.topics import TOPICS, decode
+from schemas.topics import PROVISIONED, decode
 from streams.missions.outbox import Outbox
 from streams.missions.security import Security
-from streams.missions.topics import CHANGELOG, INPUTS, extra_topics
+from streams.missions.topics import CHANGELOG, INPUTS
 
 pytestmark = pytest.mark.stack
 
@@ -167,7 +167,7 @@ def eventually(what: Callable[[], Any], limit_s: float = 60.0) -> Any:
 @pytest.fixture
 def kafka(stack: Endpoints, namespace: str) -> str:
     """The broker, with this test's topics."""
-    KafkaLog(stack.kafka, namespace).provision([*TOPICS.values(), *extra_topics()])
+    KafkaLog(stack.kafka, namespace).provision(PROVISIONED)
     return stack.kafka
 
 

@@ -22,11 +22,12 @@ from schemas.missions import (
     Target,
 )
 from schemas.records import Partition, Record
+from schemas.topics import PROVISIONED
 from streams.missions.desk import Desk, Row
 from streams.missions.outbox import deed_of
 from streams.missions.security import security_of
 from streams.missions.state import FINAL_EVALUATION_LIMIT_MS, MissionState, due, observe
-from streams.missions.topics import CHANGELOG, extra_topics
+from streams.missions.topics import APP, CHANGELOG, TABLE
 from streams.missions.watch import Watchdog
 
 HASH = "0" * 64
@@ -457,8 +458,9 @@ def test_a_watchdog_barks_when_nothing_moves_while_something_waits():
     assert not dog.stalled(True, 2, now_s=60)
 
 
-def test_the_changelog_has_one_partition_and_is_compacted():
-    assert extra_topics() == (CHANGELOG,)
+def test_the_changelog_is_provisioned_under_the_name_that_faust_gives_it():
+    assert CHANGELOG in PROVISIONED
+    assert CHANGELOG.name == f"{APP}-{TABLE}-changelog"
     assert CHANGELOG.partitions == 1
     assert CHANGELOG.config()["cleanup.policy"] == "compact"
 
