@@ -98,7 +98,10 @@ class Sampler:
     """Samples and scores the problems of one policy; implements `Processor`."""
 
     work: tuple[Topic, ...] = (PROBLEMS,)
-    state: tuple[StateInput, ...] = (StateInput(WEIGHT_VERSIONS, since_head=True), StateInput(MISSIONS))
+    state: tuple[StateInput, ...] = (
+        StateInput(WEIGHT_VERSIONS, since_head=True),
+        StateInput(MISSIONS),
+    )
 
     def __init__(self, policy: str, score: Score, plan_for: PlanFor, name: str = "sampler") -> None:
         self.name = name

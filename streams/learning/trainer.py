@@ -41,7 +41,10 @@ class Trainer:
     """Turns sample groups of one policy into gradient uploads; implements `Processor`."""
 
     work: tuple[Topic, ...] = (SAMPLES,)
-    state: tuple[StateInput, ...] = (StateInput(WEIGHT_VERSIONS, since_head=True), StateInput(MISSIONS))
+    state: tuple[StateInput, ...] = (
+        StateInput(WEIGHT_VERSIONS, since_head=True),
+        StateInput(MISSIONS),
+    )
 
     def __init__(self, policy: str, name: str = "trainer") -> None:
         self.name = name
