@@ -27,6 +27,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -307,8 +308,10 @@ async def _serve(
 ) -> int:
     outbox = Outbox(bootstrap, namespace, security)
     try:
+        # Before the outbox: who cannot serve must not fence one that does.
+        _probe(host, port)
         await outbox.start([topic.name for topic in (*INPUTS, CHANGELOG)])
-    except (KafkaError, OutboxError) as error:
+    except (KafkaError, OutboxError, OSError) as error:
         logger.critical("cannot start against %s: %s", bootstrap, error)
         await outbox.stop()
         return EXIT_TRY_AGAIN
@@ -318,6 +321,15 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, orchestrator.ended.set)
     return await _until_ended(app, orchestrator)
+
+
+def _probe(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(f"{host}:{port} for the views: {error.strerror}") from error
 
 
 async def _until_ended(app: Any, orchestrator: Orchestrator) -> int:

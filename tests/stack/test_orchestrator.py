@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from infra.embedded.stack import Endpoints
+from infra.embedded.stack import Endpoints, Stack
 from infra.embedded.state import choose_port
 from infra.kafka.log import KafkaLog
 from schemas.base import Event
@@ -55,8 +55,8 @@ sys.exit(run(bootstrap, namespace, "127.0.0.1", int(port), Path(state), {}))
 class Orchestrator:
     """The orchestrator as a process of its own."""
 
-    def __init__(self, bootstrap: str, namespace: str, state: Path) -> None:
-        self.port = choose_port("127.0.0.1")
+    def __init__(self, bootstrap: str, namespace: str, state: Path, port: int = 0) -> None:
+        self.port = port or choose_port("127.0.0.1")
         self.log = state / "orchestrator.log"
         arguments = [bootstrap, namespace, str(self.port), str(state)]
         self._command = [sys.executable, "-c", MAIN, *arguments]
@@ -458,6 +458,36 @@ def test_an_outbox_knows_what_its_predecessor_published_and_fences_it(kafka: str
     # aiokafka leaves a future of the fenced producer behind, which complains when it is collected.
     gc.collect()
     assert [r.key for r in results(kafka, namespace)] == ["done", "late"]
+
+
+@pytest.mark.slow
+def test_after_a_crash_of_the_broker_it_goes_on_or_ends_to_be_started_again(
+    embedded: Stack, kafka: str, namespace: str, orchestrator: Orchestrator, writers: Writers
+):
+    orchestrator.start()
+    learn(writers, "m")
+    eventually(lambda: ends(kafka, namespace))
+    embedded.kill("kafka")
+    embedded.up(lambda line: None)
+    drain(Writers(kafka, namespace), "m")
+    eventually(lambda: kept_up(orchestrator, "m"), limit_s=120)
+    assert [r.key for r in results(kafka, namespace)] == ["m"]
+    assert ends(kafka, namespace) == ["m"]
+
+
+def test_who_cannot_serve_does_not_fence_who_does(
+    kafka: str, namespace: str, orchestrator: Orchestrator, writers: Writers, tmp_path: Path
+):
+    orchestrator.start()
+    eventually(lambda: orchestrator.get("/health"))
+    (tmp_path / "second").mkdir()
+    second = Orchestrator(kafka, namespace, tmp_path / "second", orchestrator.port)
+    second.start()
+    assert second.wait() == 75
+    assert f"127.0.0.1:{orchestrator.port} for the views" in second.log.read_text()
+    learn(writers, "m")
+    eventually(lambda: ends(kafka, namespace))
+    assert orchestrator.end(signal.SIGTERM) == 0
 
 
 def test_without_its_topics_it_says_what_to_do(stack: Endpoints, namespace: str, tmp_path: Path):
