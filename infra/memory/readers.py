@@ -88,22 +88,23 @@ class MemoryWorkReader:
 
     def start(self, at: Mapping[Partition, int]) -> None:
         """Read these partitions from these offsets on, resuming them."""
-        self._must_own(at)
+        foreign = [str(p) for p in at if p not in self._owned]
+        if foreign:
+            raise LogError(f"group {self._group.name}: {', '.join(foreign)} is not assigned here")
         self._cursor.positions.update(at)
         self._paused -= at.keys()
 
     def pause(self, partitions: Sequence[Partition]) -> None:
-        """Stop fetching these."""
-        self._must_own(partitions)
-        self._paused.update(partitions)
+        """Stop fetching these; what is no longer assigned is passed over, as by Kafka's client."""
+        self._paused.update(self._owned.intersection(partitions))
 
     def resume(self, partitions: Sequence[Partition]) -> None:
-        """Fetch these again from where they are."""
-        self._must_own(partitions)
-        unknown = [str(p) for p in partitions if p not in self._cursor.positions]
+        """Fetch these again from where they are; what is no longer assigned is passed over."""
+        mine = self._owned.intersection(partitions)
+        unknown = [str(p) for p in mine if p not in self._cursor.positions]
         if unknown:
             raise LogError(f"{', '.join(unknown)}: no position yet; call start")
-        self._paused.difference_update(partitions)
+        self._paused -= mine
 
     def position(self, partition: Partition) -> int | None:
         """The next offset to be read, control records included; None when unknown."""
@@ -143,11 +144,6 @@ class MemoryWorkReader:
             self._paused.discard(partition)
             self._cursor.positions.pop(partition, None)
             self._revoked.append(partition)
-
-    def _must_own(self, partitions: Iterable[Partition]) -> None:
-        foreign = [str(p) for p in partitions if p not in self._owned]
-        if foreign:
-            raise LogError(f"group {self._group.name}: {', '.join(foreign)} is not assigned here")
 
 
 class MemoryStateReader:

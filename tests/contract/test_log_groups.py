@@ -83,6 +83,25 @@ def test_a_paused_partition_stays_where_it_is(world: World, out: Log) -> None:
     assert len(until(world, reader, 8)) == 8
 
 
+def test_pausing_what_has_gone_to_another_is_harmless(world: World, out: Log) -> None:
+    one = out.work_reader("g", [FOUR], "one")
+    before = started(world, one, 4)
+    two = out.work_reader("g", [FOUR], "two")
+    share(world, one, two, 2)
+    one.pause(before)
+    one.resume(before)
+    resume(two, two.assignment())
+    out.append([message(str(n), FOUR, str(n)) for n in range(20)])
+    read = until(world, one, 1) + until(world, two, 1)
+
+    def all_read() -> bool:
+        read.extend(one.poll(100, 0.05) + two.poll(100, 0.05))
+        return len(read) >= 20
+
+    wait_for(world, "all records", all_read)
+    assert sorted(map(int, texts(read))) == list(range(20))
+
+
 def test_work_is_shared_and_comes_back(world: World, out: Log) -> None:
     one = out.work_reader("g", [FOUR], "one")
     started(world, one, 4)
