@@ -43,6 +43,11 @@ class Taken:
     def batch(self, marks: Mapping[Partition, int]) -> Batch:
         """The batch, each record with its span from the end of the last published range."""
         at = dict(marks)
+        for record in self.records:
+            if record.offset < at[record.partition]:
+                raise AssertionError(
+                    f"{record.at} was read again: it lies below the mark {at[record.partition]}"
+                )
         begin: dict[Partition, int] = {}
         spans: list[Sources] = []
         for record in self.records:

@@ -66,7 +66,9 @@ class Names:
             return TopicPartition(name, partition.number)
         if isinstance(mark, int):
             return TopicPartition(name, partition.number, mark)
-        return TopicPartition(name, partition.number, mark.offset, mark.metadata or None)
+        if not mark.metadata:
+            return TopicPartition(name, partition.number, mark.offset)
+        return TopicPartition(name, partition.number, mark.offset, mark.metadata)
 
     def partition(self, tp: Any) -> Partition:
         """Our partition from the client's, or from a message."""

@@ -41,13 +41,24 @@ class _Positions:
             error = message.error()
             if error is None:
                 record = to_record(message, self._names)
-                self.next[record.partition] = record.offset + 1
-                records.append(record)
+                if self._advance(record.partition, record.offset, record.offset + 1):
+                    records.append(record)
             elif error.code() == config.END:
-                self.next[self._names.partition(message)] = message.offset()
+                self._advance(self._names.partition(message), message.offset(), message.offset())
             elif not error.retriable():
                 raise translate(error, f"read {message.topic()}[{message.partition()}]")
         return records
+
+    def _advance(self, partition: Partition, at: int, after: int) -> bool:
+        """Move on, unless this lies before where the partition was started, or it was not yet.
+
+        A fetch from before a seek may still answer after it.
+        """
+        expected = self.next.get(partition)
+        if expected is None or at < expected:
+            return False
+        self.next[partition] = after
+        return True
 
 
 def to_record(message: Message, names: Names) -> Record:
@@ -82,8 +93,9 @@ class KafkaWorkReader:
         )
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for tp in partitions:
-            tp.offset = OFFSET_BEGINNING
+        # Where they will be started: a query for the beginning, still under way, could undo a seek.
+        for tp, known in zip(partitions, consumer.committed(partitions, timeout=10), strict=True):
+            tp.offset = known.offset if known.offset >= 0 else OFFSET_BEGINNING
         consumer.incremental_assign(partitions)
         # The driver starts them where they belong, once it knows what was published so far.
         consumer.pause(partitions)
@@ -139,8 +151,8 @@ class KafkaWorkReader:
     def start(self, at: Mapping[Partition, int]) -> None:
         """Read these partitions from these offsets on, resuming them."""
         for partition, offset in at.items():
-            self._seek(self._names.tp(partition, offset))
             self._positions.next[partition] = offset
+            self._seek(self._names.tp(partition, offset))
         self._consumer.resume([self._names.tp(p) for p in at])
 
     def _seek(self, tp: TopicPartition) -> None:
