@@ -1,12 +1,15 @@
 """The loop end to end as real processes: learns, survives kills, ends; the books always balance."""
 
+import os
 import random
+import signal
 import time
 from pathlib import Path
 
 import pytest
 from running import LEARNERS, Loop, running, small_mission, until
 
+from infra import supervisor
 from infra.embedded.stack import Endpoints, Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -52,6 +55,21 @@ def test_two_samplers_and_two_trainers_share_the_work(
     by_trainer = [u.trainer for u in uploads if isinstance(u, GradientUpload) and u.chunks]
     shares = {name: by_trainer.count(name) / len(by_trainer) for name in set(by_trainer)}
     assert len(shares) == 2 and min(shares.values()) >= 0.3, shares
+
+
+@pytest.mark.parametrize("kind", ["sampler", "trainer"])
+def test_a_run_goes_on_when_one_of_two_is_gone_for_good(
+    stack: Endpoints, namespace: str, tmp_path: Path, kind: str
+) -> None:
+    mission = small_mission("gone", tmp_path, budget={"problems": 800}, max_in_flight=64)
+    with running(stack, namespace, tmp_path, sampler=2, trainer=2) as loop:
+        loop.submit(mission)
+        until(lambda: len(loop.versions("gone")) > 10, 240, loop.last_words)
+        pid = loop.processes()[f"{kind}-1@gone"]["pid"]
+        supervisor.write_scale(loop.config, {kind: 1})
+        os.kill(pid, signal.SIGKILL)
+        loop.until_result("gone", 300)
+    assert_clean(loop, "gone")
 
 
 @pytest.mark.parametrize("point", ["after_put", "sent_offsets", "committed"])
