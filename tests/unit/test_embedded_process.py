@@ -60,9 +60,9 @@ def test_stop_uses_force_on_the_deaf(tmp_path: Path) -> None:
 
 def test_output_is_appended_to_the_log(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "x.log"
-    for word in ("one", "two"):
+    for word in ("first", "second"):
         identity = process.launch(["/bin/sh", "-c", f"echo {word}; exec /bin/sleep 9"], log, {})
         while word not in process.tail(log):
             pass
         process.kill(identity)
-    assert log.read_text().split() == ["one", "two"]
+    assert log.read_text().split() == ["first", "second"]
