@@ -83,6 +83,7 @@ class KafkaWorkReader:
         self._bounded = Bounded(self._consumer, client["group.instance.id"])
         self._positions = _Positions(names)
         self._owned: set[Partition] = set()
+        self._closing = False
         self._assigned: list[Partition] = []
         self._revoked: list[Partition] = []
         self._consumer.subscribe(
@@ -93,15 +94,23 @@ class KafkaWorkReader:
         )
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._closing:
+            return consumer.incremental_assign(partitions)
         # Where they will be started: a query for the beginning, still under way, could undo a seek.
-        for tp, known in zip(partitions, consumer.committed(partitions, timeout=10), strict=True):
-            tp.offset = known.offset if known.offset >= 0 else OFFSET_BEGINNING
+        try:
+            known = consumer.committed(partitions, timeout=10)
+        except KafkaException as error:
+            logger.info("committed offsets: %s", error)
+            known = partitions
+        for tp, mark in zip(partitions, known, strict=True):
+            tp.offset = mark.offset if mark.offset >= 0 else OFFSET_BEGINNING
         consumer.incremental_assign(partitions)
         # The driver starts them where they belong, once it knows what was published so far.
         consumer.pause(partitions)
         gained = [self._names.partition(tp) for tp in partitions]
         self._owned.update(gained)
         self._assigned.extend(gained)
+        return None
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_unassign(partitions)
@@ -194,6 +203,7 @@ class KafkaWorkReader:
 
     def close(self) -> None:
         """Leave (a static member stays known to the group until its session ends)."""
+        self._closing = True
         try:
             self._bounded(CLOSE_LIMIT_S, self._consumer.close)
         except Stuck as error:
