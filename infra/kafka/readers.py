@@ -95,7 +95,8 @@ class KafkaWorkReader:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._closing:
-            return consumer.incremental_assign(partitions)
+            consumer.incremental_assign(partitions)
+            return
         # Where they will be started: a query for the beginning, still under way, could undo a seek.
         try:
             known = consumer.committed(partitions, timeout=10)
@@ -110,7 +111,6 @@ class KafkaWorkReader:
         gained = [self._names.partition(tp) for tp in partitions]
         self._owned.update(gained)
         self._assigned.extend(gained)
-        return None
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_unassign(partitions)
