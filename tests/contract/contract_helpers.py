@@ -1,6 +1,7 @@
 """What contract tests share: topics, waiting with a limit, and reading all there is."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -31,8 +32,11 @@ class Tracked:
             return found
 
         def opening(*args: Any) -> Any:
-            self._opened.append(found(*args))
-            return self._opened[-1]
+            made = found(*args)
+            # A test may have closed it itself.
+            made.close = functools.cache(made.close)
+            self._opened.append(made)
+            return made
 
         return opening
 

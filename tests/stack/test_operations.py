@@ -42,6 +42,8 @@ def finished(stack: Endpoints) -> Iterator[Loop]:
             "rollout": {"group_size": 8},
             "algorithm": {"settings": {"entropy": 0.02}},
             "training": {"learning_rate": 0.005, "groups_per_upload": 8},
+            # However fast the loop is, the version to roll back to is still there.
+            "keep": {"last": 1000},
         }
         mission = small_mission(NAME, folder, **changes)
         with running(stack, f"o{uuid.uuid4().hex[:8]}.", folder) as loop:
