@@ -2,6 +2,7 @@
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+LAST_TURN = "ralo_last_turn_timestamp_seconds"
 _LABELS = ("processor", "policy")
 
 
@@ -29,4 +30,7 @@ class Metrics:
         ).labels(processor, policy)
         self.owned = Gauge(
             "ralo_owned_partitions", "Partitions owned", _LABELS, registry=registry
+        ).labels(processor, policy)
+        self.last_turn = Gauge(
+            LAST_TURN, "When work was last done, or none was found", _LABELS, registry=registry
         ).labels(processor, policy)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -31,6 +32,7 @@ PREFIX = "RALO_"
 
 OTHER_VARIABLES: Mapping[str, str] = {
     "RALO_CRASH_AT": "kills the process at a named point of a processor (fault tests)",
+    "RALO_ON": "the stack that a verb talks to, like the option --on: compose",
     "RALO_PYTHON": "the Python that ./ralo makes its environment with",
     "RALO_TEST_KEEP_STACK": "ralo test leaves its Kafka and MinIO running in this directory",
 }
@@ -99,7 +101,10 @@ class Settings(BaseSettings):
     """Prefix of every topic, group and transactional id."""
     policy: str = Field(default="main", pattern=r"^[A-Za-z0-9._-]+$")
     instance: str | None = None
-    """Names this process among its kind; a locked slot in the state directory when unset."""
+    """Names this process among its kind; a locked slot in the state directory when unset.
+
+    `@host` is the name of the machine, which tells the containers of a service apart.
+    """
     kafka: KafkaSettings = KafkaSettings()
     s3: S3Settings = S3Settings()
     nice: int = Field(default=10, ge=0, le=19)
@@ -112,6 +117,11 @@ class Settings(BaseSettings):
     http_port: int | None = Field(default=None, ge=0, le=65535)
     allow_local_code: bool = False
     """Accept plugins named `module:function`."""
+
+    @field_validator("instance")
+    @classmethod
+    def _host_for_instance(cls, instance: str | None) -> str | None:
+        return socket.gethostname() if instance == "@host" else instance
 
     @field_validator("state_dir", "cache_dir")
     @classmethod

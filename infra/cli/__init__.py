@@ -8,6 +8,7 @@ verbs) is, and its line of help.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from infra.cli import on
 
 VERBS: Mapping[str, tuple[str, str, str]] = {
     "up": ("infra.cli.stack", "up", "Start Kafka and MinIO on this machine, and make the topics."),
@@ -32,6 +35,8 @@ VERBS: Mapping[str, tuple[str, str, str]] = {
     "ask": ("infra.cli.ask", "ask", "Ask a trained version a question."),
     "audit": ("infra.cli.audit", "audit", "Balance the books of the whole log and store."),
     "run": ("infra.cli.run", "run", "Run one processor in the foreground."),
+    "provision": ("infra.cli.provision", "provision", "Make the topics and the bucket."),
+    "health": ("infra.cli.health", "health", "Say whether the processor in here gets on."),
     "supervise": ("infra.cli.processes", "supervise", "Run what missions need, in the foreground."),
     "scale": ("infra.cli.processes", "scale", "Set how many samplers and trainers a policy has."),
     "logs": ("infra.cli.processes", "logs", "Show what the processors say."),
@@ -86,12 +91,18 @@ def root(
         bool, typer.Option("--traceback", help="Show where an error comes from.")
     ] = False,
 ) -> None:
-    """RALO Streams: one log to learn from and to act on."""
+    """RALO Streams: one log to learn from and to act on.
+
+    With --on compose a verb talks to the stack of docker-compose.yml on this machine.
+    """
 
 
 def main() -> None:
     """Run `ralo`; our own errors are a line on stderr and exit status 1, others a traceback."""
     try:
+        chosen, sys.argv[1:] = on.take_on(sys.argv[1:], os.environ)
+        if chosen == on.COMPOSE:
+            os.environ.update(on.compose_environ(on.ROOT, os.environ))
         app()
     except Exception as error:
         ours = type(error).__module__.partition(".")[0] in OUR_PACKAGES

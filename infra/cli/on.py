@@ -1,0 +1,67 @@
+"""`ralo --on compose VERB`: which stack a verb talks to, without spelling its addresses out.
+
+The compose stack's ports and keys are read as compose itself reads them: from the environment,
+else from `.env`, else as in `.env.example`, which lists the defaults of `docker-compose.yml`. Looked at before
+any verb is imported, so this module imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VARIABLE = "RALO_ON"
+COMPOSE = "compose"
+
+
+class UnknownStack(Exception):
+    """There is no stack of that name."""
+
+
+def take_on(argv: list[str], environ: Mapping[str, str]) -> tuple[str | None, list[str]]:
+    """Split `--on NAME` (anywhere; else RALO_ON) from the arguments; raises `UnknownStack`."""
+    name, rest, words = environ.get(VARIABLE) or None, list[str](), iter(argv)
+    for word in words:
+        if word == "--on":
+            name = next(words, "")
+        elif word.startswith("--on="):
+            name = word.removeprefix("--on=")
+        else:
+            rest.append(word)
+    if name not in (None, COMPOSE):
+        raise UnknownStack(f"--on {name}: there is only {COMPOSE}")
+    return name, rest
+
+
+def is_elsewhere() -> bool:
+    """Whether the processors of the chosen stack are not this command's to start and stop."""
+    return os.environ.get(VARIABLE) == COMPOSE
+
+
+def compose_environ(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings with which this machine reaches the compose stack of the checkout at `root`."""
+    values = {**dotenv(root / ".env.example"), **dotenv(root / ".env"), **environ}
+    host = "127.0.0.1" if values["BIND_HOST"] == "0.0.0.0" else values["BIND_HOST"]
+    return {
+        VARIABLE: COMPOSE,
+        "RALO_KAFKA__BOOTSTRAP_SERVERS": f"{host}:{values['KAFKA_PORT']}",
+        "RALO_S3__ENDPOINT": f"http://{host}:{values['MINIO_PORT']}",
+        "RALO_S3__ACCESS_KEY": values["MINIO_ROOT_USER"],
+        "RALO_S3__SECRET_KEY": values["MINIO_ROOT_PASSWORD"],
+        "RALO_S3__BUCKET": values["BUCKET"],
+        "RALO_S3__REGION": values["REGION"],
+        "RALO_NAMESPACE": values["NAMESPACE"],
+        "RALO_POLICY": values["RALO_POLICY"],
+    }
+
+
+def dotenv(path: Path) -> dict[str, str]:
+    """The values of a file of `NAME=value` lines; none where there is no file."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return {name.strip(): value.strip().strip("\"'") for name, value in pairs}

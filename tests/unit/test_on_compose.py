@@ -1,0 +1,52 @@
+"""`--on compose`: the addresses and keys that compose itself would take."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from infra.cli.on import ROOT, UnknownStack, compose_environ, dotenv, take_on
+from infra.settings import Settings
+
+COMPOSE_FILE = ROOT / "docker-compose.yml"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--on", "compose", "audit"], ["audit", "--on", "compose"], ["audit", "--on=compose"]],
+)
+def test_the_option_is_taken_wherever_it_stands(argv: list[str]) -> None:
+    assert take_on(argv, {}) == ("compose", ["audit"])
+
+
+def test_the_variable_is_the_option_for_a_whole_shell() -> None:
+    assert take_on(["audit"], {"RALO_ON": "compose"}) == ("compose", ["audit"])
+    assert take_on(["audit"], {}) == (None, ["audit"])
+
+
+@pytest.mark.parametrize("argv", [["--on", "kubernetes"], ["--on"]])
+def test_an_unknown_stack_is_refused(argv: list[str]) -> None:
+    with pytest.raises(UnknownStack, match="there is only compose"):
+        take_on(argv, {})
+
+
+def test_environment_beats_dotenv_beats_defaults(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text((ROOT / ".env.example").read_text())
+    (tmp_path / ".env").write_text("KAFKA_PORT=1111\nMINIO_PORT='2222'\n# MINIO_ROOT_USER=x\n")
+    found = compose_environ(tmp_path, {"MINIO_PORT": "3333"})
+    assert found["RALO_KAFKA__BOOTSTRAP_SERVERS"] == "127.0.0.1:1111"
+    assert found["RALO_S3__ENDPOINT"] == "http://127.0.0.1:3333"
+    assert found["RALO_S3__ACCESS_KEY"] == "ralo"
+
+
+def test_the_example_lists_every_variable_of_the_compose_file_with_its_default() -> None:
+    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE_FILE.read_text()))
+    assert used == dotenv(ROOT / ".env.example")
+    bare = re.findall(r"\$\{(\w+)\}", COMPOSE_FILE.read_text())
+    assert bare == [], "a variable without a default makes `docker compose up` fail"
+
+
+def test_containers_of_one_service_have_names_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "f00d")
+    assert Settings(instance="@host").instance == "f00d"
+    assert Settings(instance="3").instance == "3"
