@@ -1,8 +1,8 @@
 """`ralo --on compose VERB`: which stack a verb talks to, without spelling its addresses out.
 
 The compose stack's ports and keys are read as compose itself reads them: from the environment,
-else from `.env`, else as in `.env.example`, which lists the defaults of `docker-compose.yml`. Looked at before
-any verb is imported, so this module imports nothing that takes time.
+else from `.env`, else as in `.env.example`, which lists the defaults of `docker-compose.yml`.
+Looked at before any verb is imported, so this module imports nothing that takes time.
 """
 
 from __future__ import annotations

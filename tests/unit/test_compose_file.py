@@ -1,0 +1,79 @@
+"""docker-compose.yml, service by service: what must hold in every profile."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.cli.on import ROOT
+from infra.cli.processors import LEARNERS, ORCHESTRATOR
+from infra.embedded.jars import KAFKA_VERSION
+from infra.settings import refuse_unknown
+
+STACK: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = STACK["services"]
+ONE_SHOT = {"provision", "minio-volume"}
+LASTING = sorted(set(SERVICES) - ONE_SHOT)
+PROCESSORS = sorted(n for n, s in SERVICES.items() if s.get("command", [""])[0] == "run")
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_no_service_has_a_right_that_it_does_not_need(name: str) -> None:
+    service = SERVICES[name]
+    assert "privileged" not in service and service["cap_drop"] == ["ALL"]
+    assert service.get("cap_add", []) == (["CHOWN"] if name == "minio-volume" else [])
+    assert service["read_only"] is True
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert ("user" in service and service["user"].startswith("0")) == (name == "minio-volume")
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_every_lasting_service_restarts_has_a_limit_and_a_check(name: str) -> None:
+    service = SERVICES[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["deploy"]["resources"]["limits"]["memory"]
+    assert service["healthcheck"]["test"][0] == "CMD" and service["logging"]
+
+
+@pytest.mark.parametrize("name", sorted({*LASTING} - {"kafka", "minio"}))
+def test_all_wait_for_the_servers_and_the_topics(name: str) -> None:
+    # `up --wait` exits 1 where no running service depends on a one-shot container.
+    assert SERVICES[name]["depends_on"] == {
+        "kafka": {"condition": "service_healthy"},
+        "minio": {"condition": "service_healthy"},
+        "provision": {"condition": "service_completed_successfully"},
+    }
+
+
+def test_there_is_one_service_a_processor() -> None:
+    plain = [name for name in PROCESSORS if "profiles" not in SERVICES[name]]
+    assert plain == sorted({*LEARNERS, ORCHESTRATOR, "provider"})
+    for name in PROCESSORS:
+        assert SERVICES[name]["command"] == ["run", name.removesuffix("-gpu")]
+
+
+@pytest.mark.parametrize("name", sorted([*PROCESSORS, "provision"]))
+def test_a_processor_is_given_settings_that_exist(name: str) -> None:
+    environment = SERVICES[name]["environment"]
+    refuse_unknown(environment)
+    assert environment["RALO_INSTANCE"] == "@host", "else two of a service fence each other"
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_ports_are_bound_to_one_address(name: str) -> None:
+    assert all(
+        port.startswith("${BIND_HOST:-127.0.0.1}:") for port in SERVICES[name].get("ports", [])
+    )
+
+
+def test_the_broker_is_the_embedded_stack_s_and_its_settings_are_for_one_node() -> None:
+    kafka = SERVICES["kafka"]
+    assert kafka["image"] == f"apache/kafka:{KAFKA_VERSION}"
+    factors = {k: v for k, v in kafka["environment"].items() if k.endswith(("_FACTOR", "_MIN_ISR"))}
+    assert len(factors) == 6 and set(factors.values()) == {1}
+
+
+@pytest.mark.parametrize("name", ["sampler-gpu", "trainer-gpu"])
+def test_a_gpu_is_reserved_only_in_its_profile(name: str) -> None:
+    (device,) = SERVICES[name]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"] and SERVICES[name]["profiles"] == ["gpu"]
