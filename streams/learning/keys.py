@@ -1,6 +1,11 @@
 """Where the learning loop's objects lie in the store: the one place that writes and reads keys."""
 
 
+def samples_key(policy: str, group_id: str) -> str:
+    """The key of the rollouts of a group that is too large for its event."""
+    return f"samples/{policy}/{group_id}.json"
+
+
 def gradients_prefix(policy: str) -> str:
     """Below it lie all gradients of a policy, in folders by base version."""
     return f"gradients/{policy}/"

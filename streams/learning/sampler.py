@@ -15,6 +15,7 @@ from schemas.missions import Mission, MissionControl, Training
 from schemas.records import Batch, Partition, Record
 from schemas.topics import INLINE_BYTES, MISSIONS, PROBLEMS, WEIGHT_VERSIONS, Topic
 from streams.learning.engines.transformers import TransformersEngine
+from streams.learning.keys import samples_key
 from streams.learning.models import PolicyModel, PromptError
 from streams.learning.rollout import Draft, Ends, Prompt, RolloutPlan, dump_rollouts, sample
 
@@ -25,11 +26,6 @@ PlanFor = Callable[[Mission], RolloutPlan]
 USE = 0
 """How often the problem was used before; the provider hands each out once."""
 _MAX_WAIT_MS = 20
-
-
-def samples_key(policy: str, group_id: str) -> str:
-    """The key of the rollouts of a group that is too large for its event."""
-    return f"samples/{policy}/{group_id}.json"
 
 
 def held_model(held: PolicyModel | None, training: Training) -> PolicyModel:

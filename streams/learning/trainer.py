@@ -67,7 +67,7 @@ class Trainer:
         return None if self._head else f"weight-versions: no version of policy {self.policy} yet"
 
     def observe(self, record: Record) -> None:
-        """Remember missions, their base models, and the newest weight version."""
+        """Remember missions, of one id the first, their base models, and the newest version."""
         event = record.event
         if getattr(event, "policy", None) != self.policy:
             return
@@ -75,9 +75,9 @@ class Trainer:
             if self._head is None or event.version > self._head.version:
                 self._head = event
         elif isinstance(event, Mission):
-            self._missions[event.mission_id] = event
+            self._missions.setdefault(event.mission_id, event)
         elif isinstance(event, MissionReport) and event.stage == "prepared":
-            self._prepared[event.mission_id] = event
+            self._prepared.setdefault(event.mission_id, event)
 
     def assigned(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """The committed offsets are where to go on."""

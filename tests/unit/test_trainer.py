@@ -186,6 +186,13 @@ def test_it_waits_for_a_version_and_for_the_mission(world: World) -> None:
         world.run(world.batch((0, group("a", mission_id="other"))))
 
 
+def test_of_missions_with_one_id_the_first_counts(world: World) -> None:
+    world.observe(mission(training={"groups_per_upload": 9, "staleness_max": 0}))
+    assert world.trainer.intake().max_batch == 4
+    world.head(2, 1, 0)
+    assert [use.version for use in world.upload(world.batch((0, group("a", 1)))).groups] == [1]
+
+
 def test_versions_and_missions_of_other_policies_are_not_its_own(world: World) -> None:
     world.observe(world.base.model_copy(update={"policy": "q", "version": 9}))
     assert world.upload(world.batch((0, group("a")))).base_version == 0
@@ -325,7 +332,8 @@ def test_equal_batches_give_equal_uploads_in_another_trainer(world: World) -> No
 
 def test_the_reference_is_the_base_model_of_the_mission(world: World) -> None:
     spec = {"settings": {"kl": 0.5}}
-    world.observe(mission(algorithm=spec))
+    world.trainer = Trainer("p")
+    world.observe(mission(algorithm=spec), world.base)
     batch = world.batch((0, group("a")))
     with pytest.raises(Unready, match="no base model of mission m"):
         world.run(batch)
