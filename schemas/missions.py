@@ -177,6 +177,7 @@ class MissionReport(Event):
     policy: str
     stage: Literal["prepared", "rejected", "drained"]
     reason: str = ""
+    version: int | None = Field(None, description="of `drained`: the policy's newest by then")
     problems: int = 0
     train_size: int = 0
     heldout_size: int = 0

@@ -136,7 +136,7 @@ class ProblemProvider:
 
     def _report(self, course: Course, stage: Stage, reason: str = "") -> Effects:
         mission = course.mission
-        fed = self._ledger.flow(mission.policy).next_of(mission.mission_id)
+        flow = self._ledger.flow(mission.policy)
         course.announced.add(stage)
         yield Emit(
             MissionReport(
@@ -144,7 +144,8 @@ class ProblemProvider:
                 policy=mission.policy,
                 stage=stage,
                 reason=reason,
-                problems=fed,
+                version=flow.head.version if flow.head and stage == "drained" else None,
+                problems=flow.next_of(mission.mission_id),
             )
         )
 

@@ -79,7 +79,7 @@ class _Course:
 
     mission: Mission
     prepared: MissionReport | None = None
-    drained: bool = False
+    drained: MissionReport | None = None
     before: WeightVersion | None = None
     """What it started from, as far as this process saw it."""
     last: WeightVersion | None = None
@@ -98,6 +98,10 @@ class _Course:
     def finished(self) -> bool:
         """Whether the final evaluation was made."""
         return any(final for _, final in self.observed | self.published)
+
+    def is_through(self, head: int) -> bool:
+        """Whether it is drained and all its versions are known: topics are read side by side."""
+        return self.drained is not None and head >= (self.drained.version or 0)
 
     def start(self, otherwise: int) -> int:
         """The version that evaluations are counted from."""
@@ -196,7 +200,7 @@ class Evaluator:
         for course in self._courses.values():
             if course.prepared is None or course.finished:
                 continue
-            if course.drained:
+            if course.is_through(self._head.version):
                 return self._final(course, course.last or self._head)
             if not course.done:
                 return self._first(course, course.before or self._head)
@@ -212,8 +216,9 @@ class Evaluator:
 
     def _report(self, course: _Course, report: MissionReport) -> None:
         if report.stage == "prepared":
-            course.prepared = report
-        course.drained |= report.stage == "drained"
+            course.prepared = course.prepared or report
+        elif report.stage == "drained":
+            course.drained = course.drained or report
 
     def _made(self, evaluation: Evaluation) -> None:
         course = self._courses.get(evaluation.mission_id)

@@ -66,9 +66,9 @@ class World:
     def version(self, number: int, mission: str = "m") -> WeightVersion:
         return version_of(self.store, self.folder, number, mission_id=mission)
 
-    def report(self, stage: str, mission: str = "m") -> MissionReport:
+    def report(self, stage: str, mission: str = "m", **fields: Any) -> MissionReport:
         return MissionReport.model_validate(
-            {"mission_id": mission, "policy": "p", "stage": stage, "heldout_size": 40}
+            {"mission_id": mission, "policy": "p", "stage": stage, "heldout_size": 40, **fields}
             | ({"heldout": self.heldout} if stage == "prepared" else {})
         )
 
@@ -210,6 +210,17 @@ def test_the_head_is_final_once_the_mission_is_drained(world: World) -> None:
     evaluator.observe(record_of(final))
     evaluator.assigned([HOME])
     assert world.tick(evaluator) == []
+
+
+def test_the_final_evaluation_waits_for_the_version_that_the_report_names(world: World) -> None:
+    """The topics are read side by side: what was published first may be read later."""
+    evaluator = world.evaluator(*world.mission())
+    world.feed(evaluator, [world.version(n) for n in range(13)])
+    evaluator.observe(record_of(world.report("drained", version=13)))
+    assert world.tick(evaluator) == []
+    evaluator.observe(record_of(world.version(13)))
+    (final,) = world.tick(evaluator)
+    assert (final.version, final.final) == (13, True)
 
 
 def test_a_final_evaluation_that_was_not_published_is_made_again(world: World) -> None:

@@ -28,7 +28,7 @@ from producers.missions import publish
 from producers.problems.provider import CLOSE_EVERY_S, TICK_PROBLEMS, ProblemProvider
 from schemas.effects import Bury, Unready
 from schemas.ids import is_heldout, problem_id
-from schemas.learning import Problem, Totals
+from schemas.learning import Problem, Totals, WeightVersion
 from schemas.missions import Mission, MissionControl, MissionReport
 from schemas.records import Record
 from schemas.tensors import ObjectRef
@@ -315,7 +315,7 @@ def test_the_budget_is_kept_and_the_mission_drained(source: Path) -> None:
     world.learn("main", 6)
     instance.settle()
     (report,) = world.reports("drained")
-    assert report.problems == 6
+    assert (report.problems, report.version) == (6, world.events(WeightVersion)[-1].version)
 
 
 def test_the_end_is_said_once_and_again_only_when_aborted(source: Path) -> None:
