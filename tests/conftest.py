@@ -1,4 +1,8 @@
-"""A real Kafka and a real MinIO once a run, and a namespace of its own for each test."""
+"""A real Kafka and a real MinIO once a run, and a namespace of its own for each test.
+
+`--servers` says which: `embedded` (what `ralo up` starts) or `containers` (by testcontainers, of
+the images that docker-compose.yml names).
+"""
 
 import os
 import sys
@@ -6,11 +10,24 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from infra.embedded.stack import Endpoints, Stack
 from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from containers import Servers
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--servers",
+        choices=("embedded", "containers"),
+        default="embedded",
+        help="where the Kafka and the MinIO of the tests run",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +42,21 @@ def stack_settings() -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="session")
-def embedded(stack_settings: Settings) -> Iterator[Stack]:
-    """The running stack itself, for tests that restart or kill its servers."""
-    stack = Stack(stack_settings)
+def servers(request: pytest.FixtureRequest) -> "Iterator[Servers]":
+    """The running servers themselves, for tests that restart or kill them."""
+    if request.config.getoption("--servers") == "containers":
+        # Imported here: it takes a second, which tests without servers need not pay.
+        from containers import started, why_not
+
+        if reason := why_not():
+            pytest.skip(reason)
+        yield from started(_say)
+    else:
+        yield from _embedded(request.getfixturevalue("stack_settings"))
+
+
+def _embedded(settings: Settings) -> Iterator[Stack]:
+    stack = Stack(settings)
     try:
         stack.up(_say)
         yield stack
@@ -37,9 +66,9 @@ def embedded(stack_settings: Settings) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def stack(embedded: Stack) -> Endpoints:
+def stack(servers: "Servers") -> Endpoints:
     """Where this run's Kafka and MinIO answer."""
-    return embedded.check()
+    return servers.check()
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ import pytest
 from aiokafka.errors import KafkaError
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from containers import Servers
 
-from infra.embedded.stack import Endpoints, Stack
+from infra.embedded.stack import Endpoints
 from infra.embedded.state import choose_port
 from infra.kafka.log import KafkaLog
 from schemas.base import Event
@@ -463,13 +464,13 @@ def test_an_outbox_knows_what_its_predecessor_published_and_fences_it(kafka: str
 
 @pytest.mark.slow
 def test_after_a_crash_of_the_broker_it_goes_on_or_ends_to_be_started_again(
-    embedded: Stack, kafka: str, namespace: str, orchestrator: Orchestrator, writers: Writers
+    servers: Servers, kafka: str, namespace: str, orchestrator: Orchestrator, writers: Writers
 ):
     orchestrator.start()
     learn(writers, "m")
     eventually(lambda: ends(kafka, namespace))
-    embedded.kill("kafka")
-    embedded.up(lambda line: None)
+    servers.kill("kafka")
+    servers.up(lambda line: None)
     drain(Writers(kafka, namespace), "m")
     eventually(lambda: kept_up(orchestrator, "m"), limit_s=120)
     assert [r.key for r in results(kafka, namespace)] == ["m"]
