@@ -214,12 +214,9 @@ class Progress:
             self._settled_early[upload.at] = upload
             return
         self._open.discard(upload.at)
-        overlap = False
         if isinstance(upload, RefusedUpload):
             self.refused[upload.reason] += 1
-            # Its groups were accounted for with the upload that it repeats.
-            overlap = upload.reason == "overlap"
-        self._settled_groups += 0 if overlap else upload.groups + upload.dropped
+        self._settled_groups += upload.groups + upload.dropped
 
     def _versions_event(self, event: WeightVersion | UploadsRefused, timestamp_ms: int) -> None:
         for refused in event.refused:

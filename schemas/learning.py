@@ -171,7 +171,10 @@ class AppliedUpload(Model):
 
 
 class RefusedUpload(Model):
-    """One upload that no step will use, and why."""
+    """One upload that no step will use, and why.
+
+    `groups` and `dropped` are what it accounts for: of an overlap, what was not read before.
+    """
 
     upload_id: str
     at: str

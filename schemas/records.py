@@ -41,6 +41,13 @@ class Record:
         return f"{self.partition.topic}[{self.partition.number}]@{self.offset}"
 
 
+def parse_at(at: str) -> tuple[Partition, int]:
+    """The partition and offset of `topic[partition]@offset`; raises ValueError."""
+    place, _, offset = at.rpartition("@")
+    topic, _, number = place.removesuffix("]").rpartition("[")
+    return Partition(topic, int(number)), int(offset)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Records to work on together, with the ranges of the log that each stands for.

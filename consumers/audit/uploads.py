@@ -33,7 +33,6 @@ class UploadEntry:
     dropped: list[tuple[int, str]] = field(default_factory=list)
     rollouts: int = 0
     fate: str = ""
-    reason: str = ""
     applied_in: int | None = None
 
     @property
@@ -42,9 +41,15 @@ class UploadEntry:
         return text(TOPIC, self.position)
 
     @property
-    def moves_marks(self) -> bool:
-        """Whether its source counts: it was applied, or refused for what is not an overlap."""
-        return self.fate == "applied" or (self.fate == "refused" and self.reason != "overlap")
+    def settled(self) -> bool:
+        """Whether a version or a refusal accounts for its source."""
+        return self.fate in ("applied", "refused")
+
+    def reduce_to(self, source: Sources) -> None:
+        """Account for this part of the source alone: an overlap repeats the rest."""
+        self.source = source
+        self.groups = [position for position in self.groups if _inside(source, position)]
+        self.dropped = [(p, reason) for p, reason in self.dropped if _inside(source, p)]
 
 
 class UploadBook:
@@ -94,7 +99,7 @@ class UploadBook:
 
     def finish(self) -> None:
         """With every upload's fate known: cover its source, and settle its groups."""
-        moving = [entry for entry in self.entries.values() if entry.moves_marks]
+        moving = [entry for entry in self.entries.values() if entry.settled]
         waiting = [e for e in self.entries.values() if e.fate in ("open", "lost")]
         for entry in moving:
             self.coverage.add(entry.policy, entry.source, entry.at)

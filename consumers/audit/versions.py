@@ -9,7 +9,7 @@ from consumers.audit.objects import Named
 from consumers.audit.positions import code_of, decode, partition_of
 from consumers.audit.uploads import TOPIC as UPLOADS
 from consumers.audit.uploads import UploadBook, UploadEntry
-from schemas.base import Event
+from schemas.base import Event, Sources
 from schemas.ids import digest
 from schemas.learning import (
     AppliedUpload,
@@ -135,11 +135,19 @@ class VersionBook:
         event: WeightVersion | UploadsRefused,
         applied: Sequence[AppliedUpload],
     ) -> None:
-        found = [self._apply(policy, record, event, upload) for upload in applied]
-        found += [self._refuse(record, upload) for upload in event.refused]
-        known = [upload for upload in found if upload is not None]
-        if len(known) == len(found):
-            self._add_up(policy, record.at, event, known)
+        marks, known = dict(policy.marks), list[UploadEntry]()
+        named: list[AppliedUpload | RefusedUpload] = [*applied, *event.refused]
+        for one in sorted(named, key=lambda one: code_of(one.at, UPLOADS) or 0):
+            upload = (
+                self._apply(policy, record, event, one)
+                if isinstance(one, AppliedUpload)
+                else self._refuse(record, one, marks)
+            )
+            if upload is not None:
+                known.append(upload)
+                marks = _advanced(marks, upload.source)
+        if len(known) == len(named):
+            self._add_up(policy, record.at, event, known, marks)
         self._judge_resume(policy, record.at, event.resume, [u.position for u in known])
         policy.totals, policy.marks = event.totals, dict(event.marks)
         policy.resume = {**policy.resume, **event.resume}
@@ -169,17 +177,21 @@ class VersionBook:
         upload.fate, upload.applied_in = "applied", event.version
         return upload
 
-    def _refuse(self, record: Record, refused: RefusedUpload) -> UploadEntry | None:
+    def _refuse(
+        self, record: Record, refused: RefusedUpload, marks: Mapping[str, int]
+    ) -> UploadEntry | None:
         upload = self._find(record.at, refused, None)
         if upload is None:
             return None
+        if refused.reason == "overlap" and not upload.fate:
+            upload.reduce_to(_beyond(marks, upload.source))
         where = f"{record.at}: {refused.upload_id} at {refused.at}"
         judge = self._books.findings.judge
         judge("settled-upload", _counts(refused, upload), where)
         judge("upload-settled-once", not upload.fate, f"{where} was {upload.fate}")
         self._books.findings.refused[refused.reason] += 1
         if not upload.fate:
-            upload.fate, upload.reason = "refused", refused.reason
+            upload.fate = "refused"
         return upload
 
     def _find(
@@ -210,12 +222,11 @@ class VersionBook:
         at: str,
         event: WeightVersion | UploadsRefused,
         settled: Sequence[UploadEntry],
+        marks: Mapping[str, int],
     ) -> None:
-        counted = [upload for upload in settled if upload.moves_marks]
-        totals = _summed(policy.totals, counted)
+        totals = _summed(policy.totals, settled)
         judge = self._books.findings.judge
         judge("version-totals", event.totals == totals, f"{at}: {event.totals}, not {totals}")
-        marks = _advanced(policy.marks, counted)
         judge("version-marks", dict(event.marks) == marks, f"{at}: {event.marks}, not {marks}")
 
     def _judge_resume(
@@ -302,10 +313,17 @@ def _summed(totals: Totals, settled: Sequence[UploadEntry]) -> Totals:
     )
 
 
-def _advanced(marks: Mapping[str, int], settled: Sequence[UploadEntry]) -> dict[str, int]:
+def _advanced(marks: Mapping[str, int], source: Sources) -> dict[str, int]:
     moved = dict(marks)
-    for upload in settled:
-        for name, (start, stop) in upload.source.items():
-            if start < stop:
-                moved[name] = max(moved.get(name, 0), stop)
+    for name, (start, stop) in source.items():
+        if start < stop:
+            moved[name] = max(moved.get(name, 0), stop)
     return moved
+
+
+def _beyond(marks: Mapping[str, int], source: Sources) -> Sources:
+    """The part of a source that lies behind the marks."""
+    ranges = {
+        name: (max(start, marks.get(name, 0)), stop) for name, (start, stop) in source.items()
+    }
+    return {name: (start, stop) for name, (start, stop) in ranges.items() if start < stop}

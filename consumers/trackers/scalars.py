@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schemas.learning import Evaluation, GradientUpload, UploadsRefused, WeightVersion
-from schemas.records import Partition, Record
+from schemas.records import Partition, Record, parse_at
 from schemas.topics import EVALUATIONS, GRADIENT_CHUNKS, WEIGHT_VERSIONS, Topic
 
 TOPICS: tuple[Topic, ...] = (GRADIENT_CHUNKS, WEIGHT_VERSIONS, EVALUATIONS)
@@ -91,11 +91,11 @@ class ScalarFold:
     def _has_read_uploads(self, event: Settling) -> bool:
         if isinstance(event, UploadsRefused):
             return True
-        places = (_place(upload.at) for upload in event.uploads)
+        places = (parse_at(upload.at) for upload in event.uploads)
         return all(offset < self._next.get(part, offset + 1) for part, offset in places)
 
     def _values(self, event: WeightVersion) -> dict[str, float]:
-        parts = [self._uploads[_place(u.at)[0]].get(u.at) for u in event.uploads]
+        parts = [self._uploads[parse_at(u.at)[0]].get(u.at) for u in event.uploads]
         values = _means([part for part in parts if part is not None])
         if event.step is not None:
             values |= {
@@ -136,10 +136,3 @@ def _means(uploads: list[_Upload]) -> dict[str, float]:
             sums[name] += upload.weight * value
             weights[name] += upload.weight
     return {f"train/{name}": sums[name] / weights[name] for name in sums if weights[name] > 0}
-
-
-def _place(at: str) -> tuple[Partition, int]:
-    """The partition and offset of `topic[partition]@offset`."""
-    place, _, offset = at.rpartition("@")
-    topic, _, number = place.removesuffix("]").rpartition("[")
-    return Partition(topic, int(number)), int(offset)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from schemas.base import Sources
 from schemas.learning import GradientUpload, GroupUse, Layout, RefusedUpload, Totals, WeightVersion
+from schemas.records import parse_at
 from streams.learning.fold import element_bytes
 from streams.learning.layout import chunk_ranges
 
@@ -69,10 +70,25 @@ def gaps(marks: Mapping[str, int], source: Sources) -> list[str]:
     ]
 
 
+def unread(upload: GradientUpload, marks: Mapping[str, int]) -> GradientUpload:
+    """An upload reduced to what no mark has passed: all that an overlapping one accounts for.
+
+    Work done again, after a torn transaction or when a group's offsets were reset or expired, may
+    take more records than before. Its trainer reads on behind it, so nobody else will name the rest.
+    """
+    ranges = {p: (max(since, marks.get(p, 0)), to) for p, (since, to) in upload.source.items()}
+    left = {part: (since, to) for part, (since, to) in ranges.items() if since < to}
+    return upload.model_copy(
+        update={
+            "source": left,
+            "groups": [group for group in upload.groups if _lies_in(left, group.at)],
+            "dropped": [group for group in upload.dropped if _lies_in(left, group.at)],
+        }
+    )
+
+
 def counted(totals: Totals, upload: GradientUpload, refused: Reason | None) -> Totals:
-    """The policy's totals after an upload; an overlapping one was counted before."""
-    if refused == "overlap":
-        return totals
+    """The policy's totals after an upload."""
     used = 0 if refused else 1
     return Totals(
         groups=totals.groups + len(upload.groups) + len(upload.dropped),
@@ -115,6 +131,15 @@ def mean_staleness(groups: Sequence[GroupUse], parent: WeightVersion) -> float |
     behind = {version: steps for steps, version in enumerate(ancestors)}
     steps = (behind.get(g.version, len(ancestors)) * g.rollouts for g in groups)
     return sum(steps) / rollouts
+
+
+def _lies_in(source: Sources, at: str) -> bool:
+    try:
+        partition, offset = parse_at(at)
+    except ValueError:
+        return False
+    since, to = source.get(str(partition), (0, 0))
+    return since <= offset < to
 
 
 def _overlap(source: Sources, marks: Mapping[str, int]) -> Refusal | None:

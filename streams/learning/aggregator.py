@@ -26,7 +26,14 @@ from schemas.records import Batch, Partition, Record
 from schemas.tensors import ObjectRef
 from schemas.topics import GRADIENT_CHUNKS, MISSIONS, WEIGHT_VERSIONS, Topic
 from streams.learning import janitor, keys
-from streams.learning.admission import Refusal, admissible_bases, gaps, refusal, refused_upload
+from streams.learning.admission import (
+    Refusal,
+    admissible_bases,
+    gaps,
+    refusal,
+    refused_upload,
+    unread,
+)
 from streams.learning.ledger import Ledger, Versions
 from streams.learning.manifests import (
     Joined,
@@ -180,6 +187,8 @@ class Aggregator:
             except Unreadable as error:
                 why = Refusal("unreadable", str(error))
         self.gaps += len(gaps(self._ledger.marks, upload.source))
+        if why and why.reason == "overlap":
+            upload = unread(upload, self._ledger.marks)
         self._ledger = self._ledger.past(record).with_upload(upload, why.reason if why else None)
         if joined:
             yield from self._join(mission, joined)

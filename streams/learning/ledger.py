@@ -34,9 +34,7 @@ class Ledger:
         return replace(self, resume={**self.resume, str(record.partition): record.offset + 1})
 
     def with_upload(self, upload: GradientUpload, refused: Reason | None) -> "Ledger":
-        """With one more upload accounted for; an overlapping one moves nothing."""
-        if refused == "overlap":
-            return self
+        """With one more upload accounted for."""
         return replace(
             self,
             marks=advanced(self.marks, upload.source),

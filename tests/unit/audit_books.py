@@ -233,15 +233,10 @@ def applied(slot: Slot) -> AppliedUpload:
     )
 
 
-def refused(slot: Slot, reason: Any) -> RefusedUpload:
+def refused(slot: Slot, reason: Any, **counts: int) -> RefusedUpload:
     event: GradientUpload = slot.event
-    return RefusedUpload(
-        upload_id=event.upload_id,
-        at=slot.at,
-        reason=reason,
-        groups=len(event.groups),
-        dropped=len(event.dropped),
-    )
+    all_of_it = {"groups": len(event.groups), "dropped": len(event.dropped)}
+    return RefusedUpload(upload_id=event.upload_id, at=slot.at, reason=reason, **all_of_it | counts)
 
 
 def evaluation(number: int) -> Evaluation:
@@ -343,7 +338,7 @@ def _versions(log: BookLog) -> None:
     resume = [{"gradient-chunks-0": n} for n in (1, 2, 3, 4)]
     done = {"uploads": [applied(log["u0"])], "totals": two, "marks": marks[0], "resume": resume[0]}
     log.put("v1", version(log, 1, **done))
-    again = [refused(log["u0-again"], "overlap")]
+    again = [refused(log["u0-again"], "overlap", groups=0)]
     refusal = UploadsRefused(
         policy="main", head=1, refused=again, marks=marks[0], resume=resume[1], totals=two
     )
@@ -362,6 +357,24 @@ def _versions(log: BookLog) -> None:
         log.put(f"h{number}", WeightHead(policy="main", version=number))
     log.put("e0", evaluation(0))
     log.put("e3", evaluation(3))
+
+
+def overlapping(log: BookLog, **counts: int) -> BookLog:
+    """u0 came again with g2, which u1 then does not name; a refusal counts what it is told."""
+    again, dropped = log["u0-again"], [drop(log["g2"], "cancelled")]
+    again.edit(source={"samples-0": (0, 4)}, dropped=dropped)
+    log["u1"].edit(source={"samples-0": (4, 6)}, dropped=[])
+    counts = {"groups": 0, "dropped": 1} | counts
+    log["overlap"].edit(
+        refused=[refused(again, "overlap", **counts)],
+        marks={"samples-0": 2 + 2 * counts["dropped"]},
+        totals=Totals(
+            groups=2 + counts["dropped"], samples=4, uploads=1, dropped=counts["dropped"]
+        ),
+    )
+    log["v2"].edit(uploads=[applied(log["u1"])])
+    log.seal()
+    return log
 
 
 def _refused(log: BookLog, totals: Totals, marks: Any, resume: Any) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from streams.learning.admission import (
     mean_staleness,
     refusal,
     uncounted,
+    unread,
 )
 from streams.learning.manifests import base_version
 
@@ -85,7 +86,7 @@ def test_what_overlaps_a_mark_is_refused_whole() -> None:
     assert reason(sent(samples=(7, 12)), version(10), marks) == "overlap"
     assert reason(sent(samples=(8, 12)), version(10), marks) is None
     assert reason(sent(samples=(9, 12)), version(10), marks) is None
-    # Overlap is said before staleness: it must move no mark.
+    # Overlap is said before staleness: what it repeats must not be counted again.
     assert reason(sent(base=0, samples=(4, 8)), version(10), marks) == "overlap"
 
 
@@ -139,8 +140,7 @@ def test_no_offset_is_ever_used_twice(sources: list[dict[str, tuple[int, int]]])
         if why is None:
             assert not covered & used
             used |= covered
-        if why is None or why.reason != "overlap":
-            marks = advanced(marks, source)
+        marks = advanced(marks, source)
     assert all(offset < marks[part] for part, offset in used)
 
 
@@ -148,11 +148,44 @@ def test_every_group_is_counted_once() -> None:
     totals = Totals()
     dropped = [{"group_id": "d", "at": "samples[0]@9", "reason": "stale"}]
     one = GradientUpload.model_validate(sent().model_dump() | {"dropped": dropped})
-    for refused in (None, "stale", "overlap", "empty"):
+    for refused in (None, "stale", "empty"):
         totals = counted(totals, one, refused)
+    totals = counted(totals, unread(one, {"samples-0": 4}), "overlap")
     assert totals == Totals(groups=15, samples=16, uploads=1, dropped=3, refused=8)
     returned = uncounted(counted(Totals(), one, None), one)
     assert returned == counted(Totals(), one, "abandoned")
+
+
+def test_of_an_overlap_only_what_no_mark_has_passed_is_left() -> None:
+    dropped = [
+        {"group_id": "", "at": at, "reason": "unreadable"}
+        for at in ("samples[0]@5", "samples[1]@2", "samples[1]@3", "somewhere", "samples[0]@9")
+    ]
+    changes = {"dropped": dropped, "source": {"samples-0": (0, 6), "samples-1": (2, 4)}}
+    one = GradientUpload.model_validate(sent().model_dump() | changes)
+    left = unread(one, {"samples-0": 2, "samples-1": 3})
+    assert left.source == {"samples-0": (2, 6), "samples-1": (3, 4)}
+    assert [use.at for use in left.groups] == ["samples[0]@2", "samples[0]@3"]
+    assert [one.at for one in left.dropped] == ["samples[0]@5", "samples[1]@3"]
+    nothing = unread(one, {"samples-0": 6, "samples-1": 9})
+    assert (nothing.source, nothing.groups, nothing.dropped) == ({}, [], [])
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=12))
+def test_what_torn_transactions_repeat_leaves_no_group_uncounted(
+    batches: list[tuple[int, int]],
+) -> None:
+    """Work is done again from some earlier offset, and the batch ends where it may."""
+    marks, totals, end = {"samples-0": 0}, Totals(), 0
+    for back, size in batches:
+        since = max(0, end - back)
+        one, end = sent(samples=(since, since + size)), max(end, since + size)
+        why = refusal(one, version(10), marks, 4)
+        left = unread(one, marks) if why else one
+        totals = counted(totals, left, why.reason if why else None)
+        marks = advanced(marks, left.source)
+    assert marks == {"samples-0": end} and totals.groups == end
+    assert totals.refused + totals.samples // 4 == end
 
 
 def test_staleness_is_a_mean_over_rollouts() -> None:

@@ -196,10 +196,15 @@ def test_the_same_samples_are_learnt_from_once(tmp_path: Path) -> None:
     at.upload(1, (0, 4))
     at.upload(1, (2, 6))
     at.upload(1, (4, 6))
+    at.upload(1, (6, 7))
     at.run()
-    assert [r.reason for e in at.events(UploadsRefused) for r in e.refused] == ["overlap"] * 2
-    assert [u.upload_id for v in at.versions() for u in v.uploads] == ["main-0-4", "main-4-6"]
-    assert at.head().totals.groups == 6 and at.aggregator.gaps == 0
+    refused = [r for e in at.events(UploadsRefused) for r in e.refused]
+    assert [(r.reason, r.groups) for r in refused] == [("overlap", n) for n in (0, 2, 0)]
+    assert [u.upload_id for v in at.versions() for u in v.uploads] == ["main-0-4", "main-6-7"]
+    # Offsets 4 and 5 came with what was learnt from already: refused, but not forgotten.
+    totals = at.head().totals
+    assert (totals.groups, totals.refused, totals.samples) == (7, 2, 20)
+    assert at.head().marks == {"samples-0": 7} and at.aggregator.gaps == 0
 
 
 def test_refusals_inside_an_open_step_are_in_its_manifest(tmp_path: Path) -> None:

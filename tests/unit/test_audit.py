@@ -10,6 +10,7 @@ from audit_books import (
     evaluation,
     group,
     names,
+    overlapping,
     use,
     valid,
 )
@@ -136,6 +137,17 @@ def test_a_requeued_dead_sample_is_no_duplicate() -> None:
     log["u3"].edit(groups=[], dropped=[drop(log["g8"], "unreadable")])
     report = log.audit()
     assert report.breaches == [], list(names(report))
+
+
+def test_an_overlap_accounts_for_what_it_does_not_repeat() -> None:
+    report = overlapping(valid()).audit()
+    assert report.breaches == [], list(names(report))
+    assert (report.dropped, report.counts["groups_lost"]) == ({"cancelled": 1}, 0)
+
+
+def test_an_overlap_that_accounts_for_nothing_is_a_breach() -> None:
+    report = overlapping(valid(), dropped=0).audit()
+    assert report.breaches == ["settled-upload", "version-totals", "version-marks"]
 
 
 def test_each_policy_may_bury_what_says_no_policy() -> None:
