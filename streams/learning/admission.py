@@ -73,8 +73,8 @@ def gaps(marks: Mapping[str, int], source: Sources) -> list[str]:
 def unread(upload: GradientUpload, marks: Mapping[str, int]) -> GradientUpload:
     """An upload reduced to what no mark has passed: all that an overlapping one accounts for.
 
-    Work done again, after a torn transaction or when a group's offsets were reset or expired, may
-    take more records than before. Its trainer reads on behind it, so nobody else will name the rest.
+    Work done again, after a torn transaction or when the trainers' offsets were reset or expired,
+    may take more records than before. They read on behind it, so nobody else will name the rest.
     """
     ranges = {p: (max(since, marks.get(p, 0)), to) for p, (since, to) in upload.source.items()}
     left = {part: (since, to) for part, (since, to) in ranges.items() if since < to}
