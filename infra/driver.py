@@ -97,6 +97,8 @@ class Driver:
             try:
                 self.step()
                 vain = self._patience.wait("the broker")
+                if self._metrics:
+                    self._metrics.last_turn.set_to_current_time()
             except Expelled as error:
                 self._rejoin(error)
             except LogUnavailable as error:
