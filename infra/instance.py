@@ -28,7 +28,7 @@ def claim(settings: Settings, group: str) -> Instance:
     folder = settings.state_dir / "slots"
     folder.mkdir(parents=True, exist_ok=True)
     for name in _names(settings):
-        lock = _try_lock(folder / f"{settings.namespace}{group}.{name}.lock")
+        lock = try_lock(folder / f"{settings.namespace}{group}.{name}.lock")
         if lock is not None:
             return Instance(name, lock)
     wanted = settings.instance or f"0 to {SLOTS - 1}"
@@ -44,7 +44,8 @@ def _names(settings: Settings) -> Iterator[str]:
         yield from (str(slot) for slot in range(SLOTS))
 
 
-def _try_lock(path: Path) -> IO[str] | None:
+def try_lock(path: Path) -> IO[str] | None:
+    """Hold a lock until the file is closed or the process ends; None where another holds it."""
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,7 @@
 """Starts the processors that the missions call for, and starts them again when they die.
 
 The provider and the orchestrator always run; a policy's sampler, trainer, aggregator and evaluator
-while it has a mission that is neither over nor paused. One supervisor a state directory; it runs
-detached, started by `ralo up` and stopped by `ralo down`.
+while it has a mission that is neither over nor paused. `infra.supervision` is how others see it.
 
 Processes are forked from a server that has imported torch and transformers once: importing them
 takes longer than all else of a start, and their pages are shared.
@@ -14,37 +13,28 @@ import logging
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
-from typing import Any
 
 import psutil
 
-from infra.embedded import process
-from infra.embedded.process import ProcessId
 from infra.embedded.state import choose_port
 from infra.log import Log, LogError
-from infra.settings import Settings, settings
+from infra.settings import Settings
+from infra.supervision import STOP_S, log_file, read_scale, status_file
 from schemas.missions import Mission, MissionControl, MissionReport, MissionResult
 from schemas.records import Record
 from schemas.topics import MISSION_RESULTS, MISSIONS, NewerSchema, Undecodable, decode
 
 logger = logging.getLogger("ralo.supervisor")
 
-Report = Callable[[str], None]
-
 ALWAYS = ("provider", "orchestrator")
 PER_POLICY = ("aggregator", "sampler", "trainer", "evaluator")
-SCALABLE = ("sampler", "trainer")
 GRACE_S = 5.0
 """How long a policy's processors go on after its mission, so that what is in flight lands."""
-STOP_S = 10.0
 BACK_OFF_S = (0.5, 10.0)
 STEADY_S = 30.0
 """A process that lived this long starts anew without back-off."""
@@ -114,12 +104,15 @@ class Supervisor:
         self._fork.set_forkserver_preload(list(preload))
 
     def run(self, stop: threading.Event) -> None:
-        """Supervise until told to stop; then stop all, learners first."""
+        """Supervise until told to stop; then stop all."""
         while not stop.is_set():
             self.step()
-        for name in sorted(self._children, reverse=True):
-            self._stop(self._children[name])
+        logger.info("stopping %d processors", len(self._children))
+        _stop(self._children.values())
         self._write_status()
+        # The fork server ends by itself, but only some time after this process.
+        for server in psutil.Process().children():
+            server.terminate()
 
     def step(self) -> None:
         """Look at the missions, start what is missing, stop what nobody wants."""
@@ -127,10 +120,11 @@ class Supervisor:
             for record in self._reader.poll(500, LOOK_EVERY_S):
                 self._missions.observe(record)
         wanted = self._wanted()
-        for name, child in wanted.items():
-            self._keep(self._children.setdefault(name, child))
-        for name in set(self._children) - set(wanted):
-            self._stop(self._children.pop(name))
+        self._children = {**wanted, **self._children}
+        self._write_status()
+        for name in wanted:
+            self._keep(self._children[name])
+        _stop([self._children.pop(name) for name in set(self._children) - set(wanted)])
         self._write_status()
 
     def _wanted(self) -> dict[str, Child]:
@@ -178,16 +172,6 @@ class Supervisor:
         child.process.start()
         child.started_s = time.monotonic()
 
-    def _stop(self, child: Child) -> None:
-        if child.process is None or child.process.exitcode is not None:
-            return
-        child.process.terminate()
-        child.process.join(STOP_S)
-        if child.process.exitcode is None:
-            logger.warning("%s did not stop in %.0f s: killed", child.name, STOP_S)
-            child.process.kill()
-            child.process.join()
-
     def _write_status(self) -> None:
         rows = {
             child.name: {
@@ -204,9 +188,24 @@ class Supervisor:
         fresh.replace(path)
 
 
+def _stop(children: Iterable[Child]) -> None:
+    """Stop them all at once, with force what takes too long."""
+    processes = [child.process for child in children if child.process is not None]
+    running = [process for process in processes if process.exitcode is None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + STOP_S
+    for process in running:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.exitcode is None:
+            logger.warning("%s did not stop in %.0f s: killed", process.name, STOP_S)
+            process.kill()
+            process.join()
+
+
 def _become(run: Run, kind: str, environ: dict[str, str], log: str) -> None:
     """In the child: take its environment and log file, and run."""
-    _die_with_parent()
+    _end_with_supervisor()
     os.environ.clear()
     os.environ.update(environ)
     with open(log, "ab") as output:
@@ -215,13 +214,16 @@ def _become(run: Run, kind: str, environ: dict[str, str], log: str) -> None:
     run(kind)
 
 
-def _die_with_parent() -> None:
-    """On Linux a child ends with the server it was forked from, so with its supervisor."""
-    if sys.platform == "linux":
-        import ctypes
+def _end_with_supervisor() -> None:
+    """See to it that this process is told to stop once its supervisor is gone, however it went."""
+    supervisor = multiprocessing.parent_process()
+    assert supervisor is not None, "only a supervisor starts this"
 
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    def watch() -> None:
+        supervisor.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="supervisor", daemon=True).start()
 
 
 def _started_s(pid: int | None) -> float | None:
@@ -229,16 +231,6 @@ def _started_s(pid: int | None) -> float | None:
         return psutil.Process(pid).create_time()
     except psutil.Error:
         return None
-
-
-def status_file(config: Settings) -> Path:
-    """Where the supervisor says how its processes are."""
-    return config.state_dir / "processors.json"
-
-
-def log_file(config: Settings, name: str) -> Path:
-    """The log of one processor."""
-    return config.state_dir / "logs" / f"{name}.log"
 
 
 def views_port(config: Settings) -> int:
@@ -251,112 +243,3 @@ def views_port(config: Settings) -> int:
     port = choose_port(config.bind_host)
     path.write_text(str(port))
     return port
-
-
-def read_scale(config: Settings) -> dict[str, int]:
-    """How many of each kind to run for a policy; one of each unless said otherwise."""
-    try:
-        scale: dict[str, int] = json.loads((config.state_dir / "scale.json").read_text())
-        return scale
-    except (OSError, ValueError):
-        return {}
-
-
-def write_scale(config: Settings, scale: Mapping[str, int]) -> None:
-    """Set how many of each kind to run; the running supervisor follows."""
-    for kind, count in scale.items():
-        if kind not in SCALABLE or count < 1:
-            raise ValueError(f"{kind}={count}: {' and '.join(SCALABLE)} scale, from 1 up")
-    path = config.state_dir / "scale.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**read_scale(config), **scale}))
-
-
-def processors_status(config: Settings | None = None) -> list[dict[str, Any]]:
-    """One row a processor, for `ralo status`."""
-    try:
-        rows = json.loads(status_file(config or settings()).read_text())
-    except (OSError, ValueError):
-        return []
-    return [{"processor": name, **_alive(row)} for name, row in sorted(rows.items())]
-
-
-def _alive(row: dict[str, Any]) -> dict[str, Any]:
-    identity = ProcessId(row["pid"], row["started_s"] or 0.0) if row["pid"] else None
-    running = identity.process() if identity else None
-    memory = f"{running.memory_info().rss / 1e6:.0f} MB" if running else ""
-    state = "running" if running else "stopped"
-    return {"state": state, "pid": row["pid"], "memory": memory, "restarts": row["restarts"]}
-
-
-def start(config: Settings, report: Report) -> None:
-    """Start the supervisor detached, unless it runs."""
-    if _identity(config) is not None:
-        return
-    report("starting the processors")
-    command = [sys.executable, "-m", "infra.cli", "supervise"]
-    log = log_file(config, "supervisor")
-    environ = {**os.environ, "RALO_STATE_DIR": str(config.state_dir)}
-    identity = process.launch(command, log, environ)
-    _pid_file(config).write_text(json.dumps(asdict(identity)))
-
-
-@contextlib.contextmanager
-def borrowed(config: Settings, kind: str, policy: str, report: Report) -> Iterator[None]:
-    """Have a processor of this kind run meanwhile, where no supervised one does.
-
-    On a cluster, which `kafka.bootstrap_servers` names, processors are not this machine's business.
-    """
-    rows = processors_status(config)
-    supervised = any(r["processor"].startswith(kind) and policy in r["processor"] for r in rows)
-    if supervised or config.kafka.bootstrap_servers:
-        yield
-        return
-    report(f"starting a {kind} of {policy} for this")
-    environ = {**os.environ, "RALO_POLICY": policy}
-    with log_file(config, f"{kind}-borrowed@{policy}").open("ab") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "infra.cli", "run", kind],
-            env=environ,
-            stdout=output,
-            stderr=output,
-            stdin=subprocess.DEVNULL,
-        )
-    try:
-        yield
-    finally:
-        child.terminate()
-        child.wait(STOP_S)
-
-
-def stop(config: Settings, report: Report) -> None:
-    """Stop the supervisor and with it the processors; orphans of a killed one too."""
-    identity = _identity(config)
-    if identity is not None:
-        report(f"stopping the processors (supervisor pid {identity.pid})")
-        process.stop(identity, 3 * STOP_S)
-    for row in _rows(config):
-        orphan = ProcessId(row["pid"], row["started_s"] or 0.0) if row["pid"] else None
-        if orphan is not None and orphan.process() is not None:
-            process.stop(orphan, STOP_S)
-    _pid_file(config).unlink(missing_ok=True)
-    status_file(config).unlink(missing_ok=True)
-
-
-def _rows(config: Settings) -> list[dict[str, Any]]:
-    try:
-        return list(json.loads(status_file(config).read_text()).values())
-    except (OSError, ValueError):
-        return []
-
-
-def _identity(config: Settings) -> ProcessId | None:
-    try:
-        identity = ProcessId(**json.loads(_pid_file(config).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    return identity if identity.process() is not None else None
-
-
-def _pid_file(config: Settings) -> Path:
-    return config.state_dir / "supervisor.json"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra import supervisor
+from infra import supervision
 from infra.cli import live
 from infra.cli.stack import say
 from infra.connect import connect_log, connect_store
@@ -58,8 +58,8 @@ def demo(
     config = settings()
     was_up = _is_up(config)
     Stack(config).up(say)
-    supervisor.write_scale(config, {"sampler": samplers, "trainer": trainers})
-    supervisor.start(config, say)
+    supervision.write_scale(config, {"sampler": samplers, "trainer": trainers})
+    supervision.start(config, say)
     log = connect_log(config)
     mission = _mission(algorithm, versions)
     try:
@@ -98,7 +98,7 @@ def _interrupted(config: Settings, log: "Log", mission: Mission, was_up: bool) -
     say("\ninterrupted: pausing the mission")
     publish(log, MissionControl(mission_id=mission.mission_id, action="pause", reason="Ctrl-C"))
     if not was_up:
-        supervisor.stop(config, say)
+        supervision.stop(config, say)
         Stack(config).down(say)
     say(f"to go on: ./ralo up && ./ralo mission resume {mission.mission_id}")
 

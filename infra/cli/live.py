@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from consumers.progress import TOPICS, Point, Progress
 from consumers.read import decoded
-from infra import supervisor
+from infra import supervision
 from infra.log import Log, LogUnavailable
 from schemas.missions import MissionResult
 from schemas.records import Partition, Record
@@ -125,7 +125,7 @@ def _rows(progress: Progress) -> list[tuple[str, str]]:
 
 
 def _processes() -> str:
-    rows: list[dict[str, Any]] = supervisor.processors_status()
+    rows: list[dict[str, Any]] = supervision.processors_status()
     running = sum(row["state"] == "running" for row in rows)
     restarts = sum(row["restarts"] for row in rows)
     return f"{running} running" + (f", {restarts} restarts" if restarts else "")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from infra import supervisor
+from infra import supervision
 from infra.settings import settings
 
 PRELOAD = (
@@ -28,10 +28,14 @@ def supervise() -> None:
     """Run what the missions need, in the foreground, until SIGTERM or Ctrl-C."""
     from infra.cli.run import stop_on_signal
     from infra.connect import connect_log
+    from infra.supervisor import Supervisor
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = settings()
-    supervisor.Supervisor(config, connect_log(config), run_child, PRELOAD).run(stop_on_signal())
+    # Connected first: who has claimed the state directory is at work.
+    supervisor = Supervisor(config, connect_log(config), run_child, PRELOAD)
+    with supervision.claimed(config):
+        supervisor.run(stop_on_signal())
 
 
 def run_child(kind: str) -> None:
@@ -55,11 +59,11 @@ def scale(
             raise typer.BadParameter(f"{text}: write it as sampler=2")
         wanted[kind] = int(count)
     try:
-        supervisor.write_scale(settings(), wanted)
+        supervision.write_scale(settings(), wanted)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    found = supervisor.read_scale(settings())
-    print(" ".join(f"{kind}={found.get(kind, 1)}" for kind in supervisor.SCALABLE))
+    found = supervision.read_scale(settings())
+    print(" ".join(f"{kind}={found.get(kind, 1)}" for kind in supervision.SCALABLE))
 
 
 def logs(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from infra import supervisor
+from infra import supervision
 from infra.embedded.stack import Endpoints, ServerStatus, Stack
 from infra.settings import settings
 
@@ -33,7 +33,7 @@ def up(
     """
     endpoints = Stack(settings()).up(say)
     if not servers_only:
-        supervisor.start(settings(), say)
+        supervision.start(settings(), say)
     if as_json:
         print(json.dumps(_public(endpoints)))
     else:
@@ -50,14 +50,14 @@ def down(
     question = f"Delete every topic and object under {settings().state_dir}?"
     if purge and not yes and not typer.confirm(question):
         raise typer.Exit(1)
-    supervisor.stop(settings(), say)
+    supervision.stop(settings(), say)
     stack.purge(say) if purge else stack.down(say)
 
 
 def status(as_json: AsJson = False) -> None:
     """Show the servers, their ports, memory and disk, and the processors; 3 if one is not up."""
     servers = Stack(settings()).status()
-    processors = supervisor.processors_status()
+    processors = supervision.processors_status()
     if as_json:
         rows = [server.as_dict() for server in servers]
         print(json.dumps({"servers": rows, "processors": processors}, default=str))

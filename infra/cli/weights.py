@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra import supervisor
+from infra import supervision
 from infra.cli import PLAIN
 from infra.cli.histories import history_for
 from infra.cli.stack import say
@@ -120,7 +120,7 @@ def rollback(
     """Go on learning from the content of an old version."""
     found = history_for(policy)
     target = found.kept(version)
-    with supervisor.borrowed(settings(), "aggregator", target.policy, say):
+    with supervision.borrowed(settings(), "aggregator", target.policy, say):
         event = _ask(target, reason, wait_s)
     if as_json:
         print(json.dumps({"version": event.version, "parent": event.parent}))

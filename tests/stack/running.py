@@ -15,7 +15,7 @@ from consumers.audit import AuditReport
 from consumers.audit.log import audit_log
 from consumers.audit.store import StoreChecker
 from consumers.read import read
-from infra import supervisor
+from infra import supervision
 from infra.connect import connect_log, connect_store
 from infra.embedded.stack import Endpoints
 from infra.envelope import message
@@ -78,7 +78,7 @@ class Loop:
 
     def start(self, crash_at: str = "") -> None:
         """Start the supervisor; every process dies at the points of `crash_at`."""
-        log = supervisor.log_file(self.config, "supervisor")
+        log = supervision.log_file(self.config, "supervisor")
         log.parent.mkdir(parents=True, exist_ok=True)
         environ = {**self.environ, "RALO_CRASH_AT": crash_at}
         with log.open("ab") as output:
@@ -100,7 +100,7 @@ class Loop:
         """What the supervisor says of its processes."""
         try:
             found: dict[str, dict[str, Any]] = json.loads(
-                supervisor.status_file(self.config).read_text()
+                supervision.status_file(self.config).read_text()
             )
             return found
         except (OSError, ValueError):
@@ -195,7 +195,7 @@ def running(
         ),
     )
     provision(config)
-    supervisor.write_scale(config, scale)
+    supervision.write_scale(config, scale)
     loop = Loop(config, environ)
     loop.start(crash_at)
     try:

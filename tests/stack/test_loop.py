@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from running import LEARNERS, Loop, running, small_mission, until
 
-from infra import supervisor
+from infra import supervision
 from infra.embedded.stack import Endpoints, Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -66,7 +66,7 @@ def test_a_run_goes_on_when_one_of_two_is_gone_for_good(
         loop.submit(mission)
         until(lambda: len(loop.versions("gone")) > 10, 240, loop.last_words)
         pid = loop.processes()[f"{kind}-1@gone"]["pid"]
-        supervisor.write_scale(loop.config, {kind: 1})
+        supervision.write_scale(loop.config, {kind: 1})
         os.kill(pid, signal.SIGKILL)
         loop.until_result("gone", 300)
     assert_clean(loop, "gone")
