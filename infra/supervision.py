@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from infra.code_version import fingerprint
 from infra.embedded import process
 from infra.embedded.process import ProcessId
 from infra.embedded.state import write_whole
@@ -33,6 +34,18 @@ START_S = 60.0
 """How long the supervisor may take to begin; a second or two, but the machine may be busy."""
 
 
+@dataclass(frozen=True)
+class Running(ProcessId):
+    """A living supervisor and the fingerprint of the code that it runs."""
+
+    code: str = ""
+
+    @property
+    def outdated(self) -> bool:
+        """Whether other code is installed now than when it was started."""
+        return self.code != fingerprint()
+
+
 class SupervisorError(Exception):
     """The supervisor cannot do what was asked; the message says how to mend it."""
 
@@ -46,7 +59,7 @@ def claimed(config: Settings) -> Iterator[None]:
         raise SupervisorError(_already(config))
     with lock:
         _stop_orphans(config)
-        me = ProcessId(os.getpid(), psutil.Process().create_time())
+        me = Running(os.getpid(), psutil.Process().create_time(), fingerprint())
         write_whole(_record(config), json.dumps(asdict(me)).encode())
         yield
         _record(config).unlink(missing_ok=True)
@@ -63,19 +76,27 @@ def _already(config: Settings) -> str:
     )
 
 
-def running(config: Settings) -> ProcessId | None:
+def running(config: Settings) -> Running | None:
     """The living supervisor of the state directory."""
     try:
-        identity = ProcessId(**json.loads(_record(config).read_text()))
+        identity = Running(**json.loads(_record(config).read_text()))
     except (OSError, ValueError, TypeError):
         return None
     return identity if identity.process() is not None else None
 
 
 def start(config: Settings, report: Report) -> None:
-    """Start the supervisor detached, unless one runs; raises `SupervisorError` if it ends."""
-    if running(config) is not None:
+    """Have a supervisor of the installed code run; raises `SupervisorError` if it does not start.
+
+    One that was started before an upgrade is replaced: processes that are forked from it would run
+    the modules that it has imported.
+    """
+    found = running(config)
+    if found is not None and not found.outdated:
         return
+    if found is not None:
+        report("the processors run code from before an upgrade or edit: restarting them")
+        stop(config, report)
     report("starting the processors")
     command = [sys.executable, "-m", "infra.cli", "supervise"]
     log = log_file(config, "supervisor")

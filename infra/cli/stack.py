@@ -58,11 +58,18 @@ def status(as_json: AsJson = False) -> None:
     """Show the servers, their ports, memory and disk, and the processors; 3 if one is not up."""
     servers = Stack(settings()).status()
     processors = supervision.processors_status()
+    supervisor = supervision.running(settings())
     if as_json:
         rows = [server.as_dict() for server in servers]
-        print(json.dumps({"servers": rows, "processors": processors}, default=str))
+        found = {"pid": supervisor.pid, "outdated": supervisor.outdated} if supervisor else None
+        document = {"servers": rows, "processors": processors, "supervisor": found}
+        print(json.dumps(document, default=str))
     else:
         _print_tables(servers, processors)
+        if processors and supervisor is None:
+            say("the processors' supervisor does not run: `ralo up` starts it")
+        elif supervisor and supervisor.outdated:
+            say("the processors run code from before an upgrade or edit: `ralo up` restarts them")
     if any(server.state not in ("running", "external") for server in servers):
         raise typer.Exit(3)
 

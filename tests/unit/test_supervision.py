@@ -88,6 +88,17 @@ def test_start_says_why_the_supervisor_does_not(config: Settings) -> None:
     assert supervision.running(config) is None
 
 
+def test_start_replaces_one_of_other_code(config: Settings, other: "subprocess.Popen[str]") -> None:
+    record = config.state_dir / "supervisor.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "code": "of yesterday"}))
+    said = list[str]()
+    # The new one finds no broker; that it was started is what this is about.
+    with pytest.raises(SupervisorError, match="no broker"):
+        supervision.start(config, said.append)
+    assert other.wait(10) == -signal.SIGTERM
+    assert "restarting" in said[0]
+
+
 def test_start_leaves_a_running_one_alone(config: Settings, other: "subprocess.Popen[str]") -> None:
     said = list[str]()
     supervision.start(config, said.append)
