@@ -1,10 +1,13 @@
 """`ralo demo`: a language model gets better on problems nobody here wrote, in minutes."""
 
+import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +20,7 @@ from infra.cli import live
 from infra.cli.stack import say
 from infra.connect import connect_log, connect_store
 from infra.embedded.stack import Stack
+from infra.log import LogError
 from infra.settings import Settings, settings
 from producers.missions import publish
 from schemas.missions import Mission, MissionControl, MissionResult, parse_mission
@@ -44,32 +48,37 @@ def demo(
         Path | None, typer.Option(help="Write the figures to this JSON file.")
     ] = None,
     algorithm: Annotated[Algorithm, typer.Option(help="How to learn.")] = Algorithm.grpo,
-    samplers: Annotated[int, typer.Option(min=1, help="Sampler processes.")] = 1,
-    trainers: Annotated[int, typer.Option(min=1, help="Trainer processes.")] = 1,
+    samplers: Annotated[
+        int | None, typer.Option(min=1, help="Sampler processes; by default as `ralo scale` says.")
+    ] = None,
+    trainers: Annotated[
+        int | None, typer.Option(min=1, help="Trainer processes; by default as `ralo scale` says.")
+    ] = None,
     versions: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many weight versions.")
     ] = None,
 ) -> None:
     """Start everything, teach a tiny GPT-2 to spell backward, show it learn, balance the books.
 
-    Ctrl-C pauses the mission; `ralo up` and `ralo mission resume` go on from the last version.
+    What runs already is used. Ctrl-C pauses the mission and stops what was started for it; `ralo
+    up` and `ralo mission resume` go on from the last version.
     """
     began = time.monotonic()
-    config = settings()
-    was_up = _is_up(config)
-    Stack(config).up(say)
-    supervision.write_scale(config, {"sampler": samplers, "trainer": trainers})
-    supervision.start(config, say)
-    log = connect_log(config)
-    mission = _mission(algorithm, versions)
+    config, mission = settings(), _mission(algorithm, versions)
+    undo = contextlib.ExitStack()
     try:
+        _bring_up(config, {"sampler": samplers, "trainer": trainers}, undo)
+        log = connect_log(config)
         start = live.ends(log)
+        undo.callback(_pause, log, mission)
         publish(log, mission)
         say(f"submitted mission {mission.mission_id}; preparing problems and model")
         setup_s = time.monotonic() - began
         progress = live.watch(log, mission.mission_id, start)
     except KeyboardInterrupt:
-        _interrupted(config, log, mission, was_up)
+        with _undisturbed():
+            say("\ninterrupted")
+            undo.close()
         raise typer.Exit(130) from None
     books = _audit(config, log, mission)
     figures = _figures(log, mission, progress, books) | {"setup_seconds": round(setup_s, 1)}
@@ -80,8 +89,16 @@ def demo(
         raise typer.Exit(1)
 
 
-def _is_up(config: Settings) -> bool:
-    return all(s.state in ("running", "external") for s in Stack(config).status())
+def _bring_up(config: Settings, scale: dict[str, int | None], undo: contextlib.ExitStack) -> None:
+    """Start what does not run, and have `undo` stop just that."""
+    stack = Stack(config)
+    if not all(server.state in ("running", "external") for server in stack.status()):
+        undo.callback(stack.down, say)
+    stack.up(say)
+    supervision.write_scale(config, {kind: n for kind, n in scale.items() if n is not None})
+    if supervision.running(config) is None:
+        undo.callback(supervision.stop, config, say)
+    supervision.start(config, say)
 
 
 def _mission(algorithm: Algorithm, versions: int | None) -> Mission:
@@ -94,13 +111,23 @@ def _mission(algorithm: Algorithm, versions: int | None) -> Mission:
     return parse_mission({**document, "mission_id": name, "policy": name})
 
 
-def _interrupted(config: Settings, log: "Log", mission: Mission, was_up: bool) -> None:
-    say("\ninterrupted: pausing the mission")
-    publish(log, MissionControl(mission_id=mission.mission_id, action="pause", reason="Ctrl-C"))
-    if not was_up:
-        supervision.stop(config, say)
-        Stack(config).down(say)
-    say(f"to go on: ./ralo up && ./ralo mission resume {mission.mission_id}")
+def _pause(log: "Log", mission: Mission) -> None:
+    say(f"pausing the mission: ./ralo up && ./ralo mission resume {mission.mission_id} goes on")
+    control = MissionControl(mission_id=mission.mission_id, action="pause", reason="Ctrl-C")
+    try:
+        publish(log, control)
+    except LogError as error:
+        say(f"it is not paused, `ralo up` alone will go on: {error}")
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Answer a further Ctrl-C with words: what is half stopped would be left running."""
+    before = signal.signal(signal.SIGINT, lambda *_: say("stopping already, it takes seconds"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _audit(config: Settings, log: "Log", mission: Mission) -> "AuditReport":

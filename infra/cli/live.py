@@ -9,6 +9,7 @@ from consumers.progress import TOPICS, Point, Progress
 from consumers.read import decoded
 from infra import supervision
 from infra.log import Log, LogUnavailable
+from infra.settings import SettingsError, kafka_bootstrap, settings
 from schemas.missions import MissionResult
 from schemas.records import Partition, Record
 
@@ -19,6 +20,10 @@ REFRESH_S = 0.5
 LINE_EVERY_S = 5.0
 CHART_WIDTH = 48
 _BARS = " ▁▂▃▄▅▆▇█"
+
+
+class Stopped(Exception):
+    """The servers were stopped on purpose, so nothing more is to come."""
 
 
 def ends(log: Log) -> dict[Partition, int]:
@@ -32,7 +37,7 @@ def beginnings(log: Log) -> dict[Partition, int]:
 
 
 def watch(log: Log, mission_id: str, start: Mapping[Partition, int]) -> Progress:
-    """Show a mission until it ends; answers where it got to."""
+    """Show a mission until it ends; answers where it got to; raises `Stopped`."""
     progress = Progress(mission=mission_id)
     shown = _on_terminal if sys.stderr.isatty() else _in_lines
     shown(progress, _records(log, mission_id, start))
@@ -50,12 +55,24 @@ def _records(
                 records = [decoded(record) for record in reader.poll(500, REFRESH_S / 2)]
             except LogUnavailable:
                 # The broker restarts; the reader goes on when it is back.
-                continue
+                records = []
+            if not records:
+                _raise_if_taken_down()
             yield records
             if any(_is_result(record, mission_id) for record in records):
                 return
     finally:
         reader.close()
+
+
+def _raise_if_taken_down() -> None:
+    try:
+        kafka_bootstrap(settings())
+    except SettingsError as error:
+        raise Stopped(
+            "`ralo down` has stopped everything meanwhile: `ralo up` goes on with the mission, "
+            "`ralo mission watch` shows it"
+        ) from error
 
 
 def _is_result(record: Record, mission_id: str) -> bool:

@@ -99,7 +99,7 @@ def _print_tables(servers: list[ServerStatus], processors: list[dict[str, Any]])
     if processors:
         table = Table(*processors[0], box=None)
         for row in processors:
-            table.add_row(*(str(value) for value in row.values()))
+            table.add_row(*("" if value is None else str(value) for value in row.values()))
         console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of the demo: everything stops, and goes on from the last version."""
+"""Ctrl-C and `ralo down` amid the demo: everything stops, and goes on from the last version."""
 
 import json
 import os
@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +35,67 @@ def versions(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_an_interrupted_demo_goes_on_from_its_last_version(tmp_path: Path) -> None:
-    with (tmp_path / "demo.log").open("w") as log:
-        demo = subprocess.Popen(
+@contextmanager
+def demo(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A demo in a state directory of its own, all of it gone afterwards."""
+    with (folder / "demo.log").open("w") as log:
+        process = subprocess.Popen(
             [sys.executable, "-m", "infra.cli", "demo", "--versions", "150"],
-            env=environ(tmp_path),
+            env=environ(folder),
             stdout=log,
             stderr=log,
         )
     try:
+        yield process
+    finally:
+        process.kill()
+        ralo(folder, "down", "--purge", "--yes")
+
+
+def until_said(process: "subprocess.Popen[bytes]", folder: Path, words: str) -> None:
+    deadline = time.monotonic() + 240
+    while words not in (folder / "demo.log").read_text():
+        assert time.monotonic() < deadline and process.poll() is None, _said(folder)
+        time.sleep(0.05)
+
+
+def assert_nothing_runs(folder: Path) -> None:
+    mine = [p for p in psutil.process_iter(["environ", "cmdline"]) if _belongs(p, folder)]
+    _, left = psutil.wait_procs(mine, timeout=10)
+    assert not left, f"left running: {left}"
+
+
+@pytest.mark.parametrize("moment", ["starting minio", "prepared  version"])
+def test_an_impatient_ctrl_c_leaves_nothing_running(tmp_path: Path, moment: str) -> None:
+    with demo(tmp_path) as process:
+        until_said(process, tmp_path, moment)
+        process.send_signal(signal.SIGINT)
+        until_said(process, tmp_path, "interrupted")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130, _said(tmp_path)
+        assert "stopping already" in _said(tmp_path)
+        assert_nothing_runs(tmp_path)
+
+
+def test_down_in_another_terminal_ends_the_demo(tmp_path: Path) -> None:
+    with demo(tmp_path) as process:
+        until_said(process, tmp_path, "prepared  version")
+        down = ralo(tmp_path, "down")
+        assert down.returncode == 0, down.stderr
+        assert process.wait(30) == 1, _said(tmp_path)
+        assert "`ralo down` has stopped everything" in _said(tmp_path)
+        assert_nothing_runs(tmp_path)
+
+
+def test_an_interrupted_demo_goes_on_from_its_last_version(tmp_path: Path) -> None:
+    with demo(tmp_path) as process:
         deadline = time.monotonic() + 240
         while len(versions(tmp_path)) < 40:
-            assert time.monotonic() < deadline and demo.poll() is None, _said(tmp_path)
+            assert time.monotonic() < deadline and process.poll() is None, _said(tmp_path)
             time.sleep(1)
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(120) == 130, _said(tmp_path)
-        mine = [p for p in psutil.process_iter(["environ"]) if _belongs(p, tmp_path)]
-        _, left = psutil.wait_procs(mine, timeout=10)
-        assert not left, f"left running: {left}"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130, _said(tmp_path)
+        assert_nothing_runs(tmp_path)
 
         up = ralo(tmp_path, "up")
         assert up.returncode == 0, up.stderr
@@ -63,14 +108,12 @@ def test_an_interrupted_demo_goes_on_from_its_last_version(tmp_path: Path) -> No
         assert len(versions(tmp_path)) >= 150 > before
         audit = ralo(tmp_path, "audit", "--json")
         assert audit.returncode == 0, audit.stdout
-    finally:
-        demo.kill()
-        ralo(tmp_path, "down", "--purge", "--yes")
 
 
 def _belongs(process: psutil.Process, folder: Path) -> bool:
-    found = process.info["environ"] or {}
-    return found.get("RALO_STATE_DIR") == str(folder)
+    # The servers are known by their arguments: they inherit no setting.
+    found, arguments = process.info["environ"] or {}, process.info["cmdline"] or []
+    return found.get("RALO_STATE_DIR") == str(folder) or str(folder) in " ".join(arguments)
 
 
 def _said(folder: Path) -> str:
