@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+from containers import Servers
 from running import LEARNERS, Loop, running, small_mission, until
 
 from infra import supervision
-from infra.embedded.stack import Endpoints, Stack
+from infra.embedded.stack import Endpoints
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -98,7 +99,7 @@ def test_death_at_a_named_point_loses_nothing(
 
 
 def test_random_kills_and_restarts_of_the_servers_lose_nothing(
-    stack: Endpoints, embedded: Stack, namespace: str, tmp_path: Path
+    stack: Endpoints, servers: Servers, namespace: str, tmp_path: Path
 ) -> None:
     seed = 20_261_121
     rng = random.Random(seed)
@@ -116,8 +117,8 @@ def test_random_kills_and_restarts_of_the_servers_lose_nothing(
                 time.sleep(rng.uniform(0.0, 2.0))
             for server, at in restarts:
                 if round_ == at:
-                    embedded.kill(server)
-                    embedded.up(lambda line: None)
+                    servers.kill(server)
+                    servers.up(lambda line: None)
             seen = until(lambda: len(loop.versions("kills")), 60, loop.last_words)
             until(
                 lambda seen=seen: len(loop.versions("kills")) > seen or loop.result("kills"),
