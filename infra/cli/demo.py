@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra import supervision
-from infra.cli import live
+from infra.cli import live, on
 from infra.cli.stack import say
 from infra.connect import connect_log, connect_store
 from infra.embedded.stack import Stack
@@ -64,7 +64,8 @@ def demo(
     up` and `ralo mission resume` go on from the last version.
     """
     began = time.monotonic()
-    config, mission = settings(), _mission(algorithm, versions)
+    config = settings()
+    mission = _mission(algorithm, versions, config.policy if on.is_elsewhere() else None)
     undo = contextlib.ExitStack()
     try:
         _bring_up(config, {"sampler": samplers, "trainer": trainers}, undo)
@@ -92,6 +93,11 @@ def demo(
 def _bring_up(config: Settings, scale: dict[str, int | None], undo: contextlib.ExitStack) -> None:
     """Start what does not run, and have `undo` stop just that."""
     stack = Stack(config)
+    if on.is_elsewhere():
+        if any(scale.values()):
+            raise on.NotHere("scale the services: docker compose up -d --scale sampler=2")
+        stack.up(say)
+        return
     if not all(server.state in ("running", "external") for server in stack.status()):
         undo.callback(stack.down, say)
     stack.up(say)
@@ -101,18 +107,19 @@ def _bring_up(config: Settings, scale: dict[str, int | None], undo: contextlib.E
     supervision.start(config, say)
 
 
-def _mission(algorithm: Algorithm, versions: int | None) -> Mission:
+def _mission(algorithm: Algorithm, versions: int | None, policy: str | None) -> Mission:
     import yaml
 
     document = yaml.safe_load((MISSIONS / FILES[algorithm]).read_text())
     name = f"demo-{datetime.now():%Y%m%d-%H%M%S}"
     if versions is not None:
         document["budget"] = {"versions": versions}
-    return parse_mission({**document, "mission_id": name, "policy": name})
+    return parse_mission({**document, "mission_id": name, "policy": policy or name})
 
 
 def _pause(log: "Log", mission: Mission) -> None:
-    say(f"pausing the mission: ./ralo up && ./ralo mission resume {mission.mission_id} goes on")
+    up = "" if on.is_elsewhere() else "./ralo up && "
+    say(f"pausing the mission: {up}{_ralo()} mission resume {mission.mission_id} goes on")
     control = MissionControl(mission_id=mission.mission_id, action="pause", reason="Ctrl-C")
     try:
         publish(log, control)
@@ -199,12 +206,16 @@ def _tell(
     policy = mission.policy
     print(
         "\nTry next:"
-        f"\n  ./ralo ask cat --policy {policy}"
-        f"\n  ./ralo ask cat --policy {policy} --version 0"
-        f"\n  ./ralo weights list --policy {policy}"
-        f"\n  ./ralo audit"
-        f"\n  ./ralo down"
+        f"\n  {_ralo()} ask cat --policy {policy}"
+        f"\n  {_ralo()} ask cat --policy {policy} --version 0"
+        f"\n  {_ralo()} weights list --policy {policy}"
+        f"\n  {_ralo()} audit"
+        f"\n  {'docker compose' if on.is_elsewhere() else _ralo()} down"
     )
+
+
+def _ralo() -> str:
+    return "./ralo --on compose" if on.is_elsewhere() else "./ralo"
 
 
 def _failed(figures: dict[str, Any]) -> bool:

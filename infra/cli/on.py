@@ -16,12 +16,16 @@ VARIABLE = "RALO_ON"
 COMPOSE = "compose"
 
 
-class UnknownStack(Exception):
-    """There is no stack of that name."""
+OF_THIS_MACHINE = ("up", "down", "supervise", "scale", "logs")
+"""Verbs that start and stop what `docker compose` starts and stops there."""
+
+
+class NotHere(Exception):
+    """There is no stack of that name, or the verb is not for it; the message says what is."""
 
 
 def take_on(argv: list[str], environ: Mapping[str, str]) -> tuple[str | None, list[str]]:
-    """Split `--on NAME` (anywhere; else RALO_ON) from the arguments; raises `UnknownStack`."""
+    """Split `--on NAME` (anywhere; else RALO_ON) from the arguments; raises `NotHere`."""
     name, rest, words = environ.get(VARIABLE) or None, list[str](), iter(argv)
     for word in words:
         if word == "--on":
@@ -31,7 +35,9 @@ def take_on(argv: list[str], environ: Mapping[str, str]) -> tuple[str | None, li
         else:
             rest.append(word)
     if name not in (None, COMPOSE):
-        raise UnknownStack(f"--on {name}: there is only {COMPOSE}")
+        raise NotHere(f"--on {name}: there is only {COMPOSE}")
+    if name and rest and rest[0] in OF_THIS_MACHINE:
+        raise NotHere(f"{rest[0]} is not for the compose stack: use `docker compose` itself")
     return name, rest
 
 

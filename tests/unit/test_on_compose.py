@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.cli.on import ROOT, UnknownStack, compose_environ, dotenv, take_on
+from infra.cli.on import ROOT, NotHere, compose_environ, dotenv, take_on
 from infra.settings import Settings
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
@@ -26,8 +26,14 @@ def test_the_variable_is_the_option_for_a_whole_shell() -> None:
 
 @pytest.mark.parametrize("argv", [["--on", "kubernetes"], ["--on"]])
 def test_an_unknown_stack_is_refused(argv: list[str]) -> None:
-    with pytest.raises(UnknownStack, match="there is only compose"):
+    with pytest.raises(NotHere, match="there is only compose"):
         take_on(argv, {})
+
+
+@pytest.mark.parametrize("verb", ["up", "down", "scale"])
+def test_what_docker_compose_does_itself_is_left_to_it(verb: str) -> None:
+    with pytest.raises(NotHere, match="docker compose"):
+        take_on(["--on", "compose", verb], {})
 
 
 def test_environment_beats_dotenv_beats_defaults(tmp_path: Path) -> None:
