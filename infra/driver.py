@@ -21,21 +21,14 @@ from typing import Any
 
 from infra import envelope
 from infra.faults import Point, crash_points
+from infra.feed import Feed
 from infra.intake import Taken
 from infra.interpreter import drive, perform
-from infra.log import (
-    Aborted,
-    Doubtful,
-    Expelled,
-    Log,
-    LogUnavailable,
-    Mark,
-    Membership,
-    WorkReader,
-)
+from infra.log import Aborted, Expelled, Log, LogUnavailable, Mark, Membership, WorkReader
 from infra.metrics import Metrics
 from infra.patience import GaveUp, Patience
-from infra.progress_marks import Progress
+from infra.positions import After, Positions
+from infra.publisher import Publisher
 from infra.state_inputs import StateInputs
 from infra.store import MissingObject, ObjectStore, StoreUnavailable
 from schemas.effects import Bury, Effect, Outputs, Processor, Put, Steps, Unready
@@ -44,9 +37,6 @@ from schemas.topics import NewerSchema
 
 logger = logging.getLogger("ralo.driver")
 
-IDLE_POLL_S = 0.005
-SERVE_EVERY_S = 0.5
-"""How often a long piece of work lets the group speak."""
 COMMIT_IDLE_S = 1.0
 EXPELLED_MAX = 5
 EXPELLED_WITHIN_S = 60.0
@@ -70,23 +60,26 @@ class Driver:
     ) -> None:
         self.processor, self.log, self.store = processor, log, store
         self._metrics, self._clock = metrics, clock
-        self._patience = Patience(processor.name, patience_s, clock, sleep, self._serve)
+        self._patience = Patience(
+            processor.name, patience_s, clock, sleep, lambda: self._feed.serve()
+        )
         self._point = point or crash_points(os.environ.get("RALO_CRASH_AT"))
-        self._transactional_id = f"{processor.group}.{instance}"
-        self._progress: dict[Partition, Progress] = {}
-        self._committed: dict[Partition, int] = {}
-        self._fresh: set[Partition] = set()
-        self._noted: dict[Partition, tuple[Progress, Progress]] = {}
-        self._ahead: list[Record] = []
+        self._positions = Positions()
         self._kept: list[Bury] = []
-        self._held = self._paused = self._stale = False
+        self._held = self._stale = False
         self._said: str | None = None
-        self._served = self._idle_since = clock()
-        self._writer = log.writer(self._transactional_id)
+        self._idle_since = clock()
         self._instance, self._expelled = instance, list[float]()
-        self._reader = self._join()
+        id_, group = f"{processor.group}.{instance}", processor.group
+        self._publisher = Publisher(log, id_, group, self._patience, metrics, self._point)
+        self._join()
         self._state = StateInputs(processor, log, self._patience)
         self._state.catch_up([s.topic.name for s in processor.state])
+
+    @property
+    def _committed(self) -> dict[Partition, int]:
+        """For tests: the committed offset of each owned partition."""
+        return self._positions.committed
 
     # -- the loop ---------------------------------------------------------------------------
 
@@ -113,14 +106,18 @@ class Driver:
         if len(self._expelled) > EXPELLED_MAX:
             raise GaveUp(
                 f"{self.processor.name}: expelled {len(self._expelled)} times in a row: does "
-                f"another process run as {self._transactional_id}? Set RALO_INSTANCE"
+                f"another process run as {self._publisher.transactional_id}? Set RALO_INSTANCE"
             ) from error
         self._reader.close()
-        self._progress = {}
-        self._reader = self._join()
+        self._positions.leave()
+        self._join()
 
-    def _join(self) -> WorkReader:
-        return self.log.work_reader(self.processor.group, self.processor.work, self._instance)
+    def _join(self) -> None:
+        processor = self.processor
+        self._reader: WorkReader = self.log.work_reader(
+            processor.group, processor.work, self._instance
+        )
+        self._feed = Feed(self._reader, self._positions, self._clock)
 
     def step(self) -> bool:
         """One turn: observe, take over what was assigned, work on a batch. True if it worked."""
@@ -128,13 +125,13 @@ class Driver:
             self._rewind()
         self._state.observe()
         self._follow_group()
-        if not self._progress or self._waiting():
-            self._idle()
+        if not self._positions.owned or self._waiting():
+            self._feed.idle()
             return False
-        self._resume()
+        self._feed.resume()
         # Taken before the records: should a rebalance come between them, the commit is refused.
         membership = self._reader.membership()
-        taken = self._take()
+        taken = self._feed.take(self.processor.intake(), self._add, self._state.observe)
         if taken.records or taken.buried:
             self._work(taken, membership)
             return True
@@ -146,7 +143,7 @@ class Driver:
         """Stop reading and writing; a successor with this instance goes on at once."""
         self._reader.close()
         self._state.close()
-        self._writer.close()
+        self._publisher.close()
 
     def _waiting(self) -> bool:
         reason = self.processor.waiting_for()
@@ -154,29 +151,6 @@ class Driver:
             logger.info("%s: waiting for %s", self.processor.name, reason)
         self._said = reason
         return reason is not None
-
-    def _idle(self) -> None:
-        """Serve the group without taking records."""
-        self._pause()
-        self._ahead += self._reader.poll(1, IDLE_POLL_S)
-
-    def _serve(self) -> None:
-        """Let the group speak during long work."""
-        if self._clock() - self._served > SERVE_EVERY_S:
-            self._served = self._clock()
-            self._pause()
-            self._ahead += self._reader.poll(1, 0.0)
-
-    def _pause(self) -> None:
-        if not self._paused:
-            self._reader.pause(list(self._progress))
-            self._paused = True
-
-    def _resume(self) -> None:
-        self._served = self._clock()
-        if self._paused:
-            self._reader.resume(list(self._progress))
-            self._paused = False
 
     # -- the group --------------------------------------------------------------------------
 
@@ -190,7 +164,6 @@ class Driver:
 
         What a predecessor published is known first, its open transactions settled.
         """
-        self._ahead.clear()
         barriers = [s.topic.name for s in self.processor.state if s.barrier]
         if barriers:
             self._state.catch_up(barriers)
@@ -199,23 +172,13 @@ class Driver:
         marks = self._patience.until_available(
             "committed offsets", lambda: self._reader.committed(owned) if owned else {}
         )
-        self._progress = {p: self._survived(p, Progress.parse(mark)) for p, mark in marks.items()}
-        # All below a committed offset is settled, dead letters included; a wish may lie before it.
-        start = {
-            p: max(mark.offset, wished.get(p, 0)) if mark else wished.get(p, self._first(p))
-            for p, mark in marks.items()
-        }
-        self._committed, self._fresh = dict(start), set(start)
-        self._held = self._paused = False
+        start = self._positions.take_over(marks, wished, self._first)
+        self._held = False
         self._kept.clear()
+        self._feed.restart()
         self._reader.start(start)
         if self._metrics:
             self._metrics.owned.set(len(owned))
-
-    def _survived(self, partition: Partition, found: Progress) -> Progress:
-        """An attempt noted by this very process, which is still alive, was no death."""
-        before, noted = self._noted.get(partition, (found, None))
-        return before if found == noted else found
 
     def _first(self, partition: Partition) -> int:
         """Where a group starts that has never committed: at the beginning, so nothing is lost."""
@@ -229,41 +192,7 @@ class Driver:
         self._take_over()
         self._stale = False
 
-    # -- taking work ------------------------------------------------------------------------
-
-    def _take(self) -> Taken:
-        intake = self.processor.intake()
-        careful = self._careful_partition()
-        limit, wait_s = intake.max_batch, intake.max_wait_ms / 1000
-        if careful is not None:
-            limit, wait_s = self._progress[careful].limit(limit), 0.0
-        taken = Taken()
-        until: float | None = None
-        while len(taken.records) + len(taken.buried) < limit:
-            records = self._poll(limit - len(taken.records) - len(taken.buried), careful)
-            for record in records:
-                self._add(taken, record)
-            self._state.observe()
-            if until is None and taken.records:
-                until = self._clock() + wait_s
-            if not records and (until is None or self._clock() >= until):
-                break
-            if taken.skipped > 2000 and not taken.records:
-                break
-        return taken
-
-    def _poll(self, limit: int, only: Partition | None) -> list[Record]:
-        """Records kept from earlier first; those of other partitions are kept back if `only`."""
-        ready = [r for r in self._ahead if only in (None, r.partition)][:limit]
-        if ready:
-            chosen = {(r.partition, r.offset) for r in ready}
-            self._ahead = [r for r in self._ahead if (r.partition, r.offset) not in chosen]
-            return ready
-        records = self._reader.poll(limit, IDLE_POLL_S)
-        if only is None:
-            return records
-        self._ahead += [r for r in records if r.partition != only]
-        return [r for r in records if r.partition == only]
+    # -- working ----------------------------------------------------------------------------
 
     def _add(self, taken: Taken, record: Record) -> None:
         vain = self._patience.wait(f"a version of ralo that can read {record.at}")
@@ -274,34 +203,25 @@ class Driver:
             except NewerSchema as error:
                 vain(error)
 
-    def _careful_partition(self) -> Partition | None:
-        for partition, progress in self._progress.items():
-            if progress.careful(self._committed[partition]):
-                return partition
-        return None
-
-    # -- working ----------------------------------------------------------------------------
-
     def _work(self, taken: Taken, membership: Membership) -> None:
         outputs = Outputs()
         try:
             self._note_attempt(taken)
             outputs.buried.extend(taken.buried)
             if taken.records:
-                marks = {p: self._progress[p].mark for p in taken.first}
-                batch = taken.batch(marks)
+                batch = taken.batch(self._positions.marks(taken))
                 started = self._clock()
                 if self._run(lambda: self.processor.process(batch), outputs) == "hold":
                     self._hold(outputs)
                     return
                 if self._metrics:
                     self._metrics.work_s.observe(self._clock() - started)
-                self._publish(outputs, self._after(taken, batch.source), membership)
+                self._publish(outputs, self._positions.after(taken, batch.source), membership)
             elif self._held:
                 self._hold(outputs)
                 return
             else:
-                self._publish(outputs, self._after(taken, {}), membership)
+                self._publish(outputs, self._positions.after(taken, {}), membership)
         except Aborted as error:
             logger.warning("%s: batch abandoned, done again: %s", self.processor.name, error)
             self._rewind()
@@ -315,41 +235,11 @@ class Driver:
 
     def _note_attempt(self, taken: Taken) -> None:
         """Commit the attempt first where a predecessor may have died of these very records."""
-        marks = {}
-        for partition, first in taken.first.items():
-            progress = self._progress[partition]
-            if partition not in self._fresh and not progress.careful(first):
-                continue
-            self._fresh.discard(partition)
-            offsets = [r.offset for r in taken.records if r.partition == partition]
-            alone = offsets[0] if len(offsets) == 1 else -1
-            if progress.deadly(alone):
-                self._bury_deadly(taken, partition, progress.attempts)
-            elif offsets:
-                trying = progress.trying(taken.after[partition], alone)
-                self._noted[partition] = (progress, trying)
-                marks[partition] = trying.at(first)
+        marks = self._positions.attempt(taken)
         if marks:
             self._patience.until_available(
                 "the group coordinator", lambda: self._reader.commit(marks)
             )
-
-    def _bury_deadly(self, taken: Taken, partition: Partition, attempts: int) -> None:
-        record = next(r for r in taken.records if r.partition == partition)
-        detail = f"the process died {attempts} times in a row while working on it"
-        taken.records.remove(record)
-        taken.buried.append(Bury(record, "deadly", detail))
-        logger.error("%s: %s; sent to the dead letters", record.at, detail)
-
-    def _after(
-        self, taken: Taken, source: dict[str, tuple[int, int]]
-    ) -> dict[Partition, tuple[Progress, int]]:
-        after = {}
-        for partition, position in taken.after.items():
-            old = self._progress[partition]
-            mark = source[str(partition)][1] if str(partition) in source else old.mark
-            after[partition] = (old.done(mark, position), position)
-        return after
 
     def _run(self, make: Callable[[], Steps], outputs: Outputs) -> str:
         """Run the processor's generator; again from its start when state was not there yet."""
@@ -365,7 +255,7 @@ class Driver:
                 vain(reason)
 
     def _answer(self, effect: Effect, outputs: Outputs) -> Any:
-        self._serve()
+        self._feed.serve()
         vain = self._patience.wait(f"{type(effect).__name__} of an object")
         while True:
             try:
@@ -377,27 +267,15 @@ class Driver:
             self._point("after_put")
         return reply
 
-    def _publish(
-        self,
-        outputs: Outputs,
-        after: dict[Partition, tuple[Progress, int]],
-        membership: Membership,
-    ) -> None:
+    def _publish(self, outputs: Outputs, after: After, membership: Membership) -> None:
         buried = (*self._kept, *outputs.buried)
         letters = [envelope.dead_letter(b, self.processor.name) for b in buried]
         messages = [envelope.message(event) for event in (*outputs.events, *letters)]
         marks = {p: progress.at(position) for p, (progress, position) in after.items()}
         self._abandon_if_revoked(marks)
         started = self._clock()
-        try:
-            self._writer.publish(messages, marks, self.processor.group, membership, self._point)
-        except Doubtful as error:
-            self._settle(error)
-            raise Aborted(f"the commit's reply did not come: {error}") from error
-        for partition, (progress, position) in after.items():
-            self._progress[partition] = progress
-            self._committed[partition] = position
-            self._fresh.discard(partition)
+        self._publisher.publish(messages, marks, membership)
+        self._positions.published(after)
         self._held = False
         self._kept.clear()
         self._idle_since = self._clock()
@@ -410,20 +288,10 @@ class Driver:
             names = ", ".join(sorted(map(str, lost)))
             raise Aborted(f"{names} went to another member while it was worked on")
 
-    def _settle(self, error: Doubtful) -> None:
-        """A new producer with the same id commits or aborts what the old one left."""
-        logger.warning("%s: %s", self.processor.name, error)
-        if self._metrics:
-            self._metrics.doubtful.inc()
-        self._writer.close()
-        self._writer = self._patience.until_available(
-            "the transaction coordinator", lambda: self.log.writer(self._transactional_id)
-        )
-
     # -- when there is no work --------------------------------------------------------------
 
     def _tick(self) -> bool:
-        if self._held or not self._progress:
+        if self._held or not self._positions.owned:
             return False
         steps = self.processor.tick()
         if steps is None:
@@ -432,7 +300,7 @@ class Driver:
         membership, outputs = self._reader.membership(), Outputs()
         try:
             drive(steps, lambda effect: self._answer(effect, outputs))
-            self._publish(outputs, self._standing(), membership)
+            self._publish(outputs, self._positions.standing(), membership)
         except Unready:
             return False
         except Aborted as error:
@@ -440,29 +308,26 @@ class Driver:
             self._rewind()
         return True
 
-    def _standing(self) -> dict[Partition, tuple[Progress, int]]:
-        return {p: (self._progress[p], at) for p, at in self._committed.items()}
-
     def _commit_idle(self) -> None:
         """Commit the position, control records included, so that lag reaches zero."""
         if self._clock() - self._idle_since < COMMIT_IDLE_S:
             return
         self._idle_since = self._clock()
-        ahead = {r.partition for r in self._ahead}
+        ahead = self._feed.waiting()
         moved = {
             partition: position
-            for partition in self._progress
+            for partition in self._positions.owned
             if partition not in ahead
             and (position := self._reader.position(partition)) is not None
-            and position > self._committed[partition]
+            and position > self._positions.committed[partition]
         }
         if moved:
             self._commit(moved)
 
     def _commit(self, positions: dict[Partition, int]) -> None:
         try:
-            self._reader.commit({p: self._progress[p].at(o) for p, o in positions.items()})
-            self._committed.update(positions)
+            self._reader.commit(self._positions.at(positions))
+            self._positions.committed.update(positions)
         except (Aborted, LogUnavailable) as error:
             logger.info("%s: offsets not committed now: %s", self.processor.name, error)
 
