@@ -20,6 +20,9 @@ MAX_EVENT_BYTES = 256 * 1024
 INLINE_BYTES = 64 * 1024
 """Arrays above this are objects; the event holds the reference."""
 
+GROUPS_PER_UPLOAD_MAX = 2048
+"""An upload lists its groups in its event, about 100 bytes each: books need no object for them."""
+
 _DAY_MS = 24 * 3600 * 1000
 FOR_EVER = -1
 

@@ -15,6 +15,7 @@ from schemas.effects import Effect, Get, Put
 from schemas.ids import problem_id
 from schemas.learning import Problem
 from schemas.missions import Mission, MissionReport, ModelSpec
+from schemas.topics import GROUPS_PER_UPLOAD_MAX
 
 logger = logging.getLogger("ralo.provider")
 
@@ -50,6 +51,7 @@ class Preparer:
         """
         self._check(mission)
         _check_pace(mission)
+        _check_upload(mission)
         resolve(mission.problems.verifier.name, self._allow_local_code)
         split = self._load(mission)
         if base is None:
@@ -136,6 +138,15 @@ def _check_pace(mission: Mission) -> None:
         raise CannotRun(
             f"max_in_flight {mission.max_in_flight} is less than one step's {step} groups "
             "(groups_per_upload x uploads_per_step): no step would ever close"
+        )
+
+
+def _check_upload(mission: Mission) -> None:
+    groups = mission.training.groups_per_upload
+    if groups > GROUPS_PER_UPLOAD_MAX:
+        raise CannotRun(
+            f"groups_per_upload {groups}: an upload's event holds {GROUPS_PER_UPLOAD_MAX} at most; "
+            "take several uploads_per_step"
         )
 
 

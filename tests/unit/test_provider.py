@@ -137,6 +137,7 @@ def test_preparing_waits_for_what_was_said_of_earlier_missions(source: Path) -> 
     [
         ({"algorithm": {"name": "grpoo"}}, "no algorithm 'grpoo'"),
         ({"model": {"base": "/no/model"}}, "'/no/model' is not here"),
+        ({"training": {"groups_per_upload": 2049}}, "groups_per_upload 2049: an upload's event"),
         ({"max_in_flight": 3}, "max_in_flight 3 is less than one step's 4 groups"),
         ({"rollout": {"max_tokens": 14}}, "more than the model's 16 positions"),
         ({"rollout": {"max_tokens": 1}}, "none can be written"),
