@@ -59,6 +59,15 @@ class Point:
     timestamp_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """An upload on its way: policy and partition, offset, groups that it lists."""
+
+    log: tuple[str, str]
+    offset: int
+    groups: int
+
+
 class Rate:
     """Events a second over the newest `window_s` seconds of the log's own time."""
 
@@ -89,7 +98,8 @@ class Rate:
 class Progress:
     """Counts, rates and curves of one policy or one mission (or of all, unfiltered).
 
-    A group whose rollouts are an object counts with as many as its mission asks for.
+    A group whose rollouts are an object counts with as many as its mission asks for. It looks into
+    no object, so what was refused in a step whose manifest is one is settled, but not in `refused`.
     """
 
     policy: str | None = None
@@ -127,7 +137,9 @@ class Progress:
         self._group_size: dict[str, int] = {}
         self._evaluated: set[int] = set()
         # Uploads and what versions say of them come in any order; each waits for the other.
-        self._open: set[str] = set()
+        self._open: dict[str, _Open] = {}
+        # By policy and partition: policies share partitions.
+        self._read_to: Counter[tuple[str, str]] = Counter()
         self._settled_early: dict[str, RefusedUpload | AppliedUpload] = {}
 
     # -- the fold ---------------------------------------------------------------------------
@@ -203,28 +215,42 @@ class Progress:
             reward = upload.stats["reward_mean"]
             self.rewards.append(Point(upload.base_version, reward, record.timestamp_ms))
             self.loss = upload.stats.get("loss", self.loss)
-        self._open.add(record.at)
+        log = (upload.policy, str(record.partition))
+        size = len(upload.groups) + len(upload.dropped)
+        self._open[record.at] = _Open(log, record.offset, size)
         settled = self._settled_early.pop(record.at, None)
         if settled is not None:
             self._settle(settled)
+        self._settle_read()
 
     def _settle(self, upload: AppliedUpload | RefusedUpload) -> None:
         """An upload was applied or refused; one that was not seen yet waits until it is."""
         if upload.at not in self._open:
             self._settled_early[upload.at] = upload
             return
-        self._open.discard(upload.at)
+        del self._open[upload.at]
         if isinstance(upload, RefusedUpload):
             self.refused[upload.reason] += 1
         self._settled_groups += upload.groups + upload.dropped
 
+    def _settle_read(self) -> None:
+        """What a version has read and does not list in its event is settled as well."""
+        for at, upload in list(self._open.items()):
+            if upload.offset < self._read_to[upload.log]:
+                self._settled_groups += upload.groups
+                del self._open[at]
+
     def _versions_event(self, event: WeightVersion | UploadsRefused, timestamp_ms: int) -> None:
         for refused in event.refused:
             self._settle(refused)
+        for applied in event.uploads if isinstance(event, WeightVersion) else ():
+            self._settle(applied)
+        for partition, offset in event.resume.items():
+            log = (event.policy, partition)
+            self._read_to[log] = max(offset, self._read_to[log])
+        self._settle_read()
         if not isinstance(event, WeightVersion):
             return
-        for applied in event.uploads:
-            self._settle(applied)
         self.version = max(self.version or 0, event.version)
         if event.kind != "base":
             self.versions += 1

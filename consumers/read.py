@@ -9,11 +9,18 @@ for record in read("evaluations", policy="main"):
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
+from infra.interpreter import run_in_memory
 from infra.log import Log, LogUnavailable, StateReader
+from infra.store import ObjectStore
+from schemas.effects import Steps
+from schemas.learning import Spilling
 from schemas.records import Partition, Record
 from schemas.topics import TOPICS, NewerSchema, Undecodable, decode
+from streams.learning.spill import whole
 
+E = TypeVar("E", bound=Spilling)
 _POLL_S = 0.2
 _BATCH = 1000
 Ends = Mapping[Partition, tuple[int, int]]
@@ -51,6 +58,21 @@ def decoded(record: Record) -> Record:
         return replace(record, event=decode(record.partition.topic, record.value))
     except (Undecodable, NewerSchema):
         return record
+
+
+def complete(event: E, store: ObjectStore) -> E:
+    """The event with the fields that were moved to an object because it would be too large.
+
+    Raises `MissingObject`, `BadSpill`, `StoreUnavailable`.
+    """
+    found: list[E] = []
+
+    def steps() -> Steps:
+        found.append((yield from whole(event)))
+        return "commit"
+
+    run_in_memory(steps(), store)
+    return found[0]
 
 
 def belongs(record: Record, mission: str | None, policy: str | None) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consumers.read import complete
 from infra.interpreter import run_in_memory
 from infra.store import ObjectStore, file_digest
 from schemas.effects import Effect, Steps
@@ -17,6 +18,7 @@ from schemas.ids import digest
 from schemas.learning import AppliedUpload, GradientUpload, VersionsExpired, WeightVersion
 from schemas.missions import Mission
 from schemas.records import Record
+from streams.learning.spill import BadSpill
 
 if TYPE_CHECKING:
     from streams.learning.step import StepFiles
@@ -48,7 +50,7 @@ def recompute_version(
     `records` are those of `missions`, `gradient-chunks` and `weight-versions`, decoded; with more
     than one policy among them, `policy` says which. Raises `CannotRecompute` or `NotReproduced`.
     """
-    evidence = gather(list(records), version, policy)
+    evidence = gather(list(records), version, store, policy)
     _same_environment(evidence.manifest)
     with tempfile.TemporaryDirectory(prefix="ralo-proof-") as folder:
         files = _step(evidence, store, Path(folder))
@@ -64,7 +66,9 @@ def recompute_version(
     return found
 
 
-def gather(records: list[Record], version: int, policy: str | None = None) -> Evidence:
+def gather(
+    records: list[Record], version: int, store: ObjectStore, policy: str | None = None
+) -> Evidence:
     """What the step was made of, each record checked against the hash that names it."""
     record, manifest = _version(records, version, policy)
     if manifest.kind != "step" or manifest.parent is None:
@@ -76,7 +80,11 @@ def gather(records: list[Record], version: int, policy: str | None = None) -> Ev
     parent_record, parent = _version(records, manifest.parent, manifest.policy)
     _check(parent_record, manifest.parent_sha256 or "", f"version {version} names its parent")
     at = {r.at: r for r in records}
-    uploads = [_upload(at, applied) for applied in manifest.uploads]
+    try:
+        manifest, parent = complete(manifest, store), complete(parent, store)
+        uploads = [complete(_upload(at, applied), store) for applied in manifest.uploads]
+    except BadSpill as error:
+        raise NotReproduced(f"version {version} of {manifest.policy}: {error}") from error
     missions = [r.event for r in records if isinstance(r.event, Mission)]
     for mission in missions:
         if mission.mission_id == manifest.mission_id:

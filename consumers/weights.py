@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from consumers.read import complete
 from infra.store import ObjectStore
 from schemas.learning import (
     DeadLetter,
@@ -90,12 +91,13 @@ def summary(event: WeightVersion, expired: bool) -> dict[str, Any]:
         "learning_rate": step.learning_rate if step else None,
         "grad_norm": step.grad_norm if step else None,
         "clip_factor": step.clip_factor if step else None,
-        "uploads": len(event.uploads),
-        "refused": len(event.refused),
+        "uploads": event.count("uploads"),
+        "refused": event.count("refused"),
         "groups": event.totals.groups,
         "samples": event.totals.samples,
         "staleness": event.staleness,
-        "size_bytes": sum(ref.size_bytes for ref in event.shards.values()),
+        # Their sizes are beside the event where it would be too large.
+        "size_bytes": sum(ref.size_bytes for ref in event.shards.values()) or None,
         "objects": "expired" if expired else "kept",
         "reason": event.reason,
     }
@@ -136,6 +138,7 @@ def differing_tensors(
 
     Raises `NoSuchVersion` when the versions have not the same shards.
     """
+    a, b = complete(a, store), complete(b, store)
     if a.layout.sha256 != b.layout.sha256 or a.shards.keys() != b.shards.keys():
         raise NoSuchVersion(
             f"versions {a.version} and {b.version} have different tensors: not to be compared"
@@ -184,6 +187,7 @@ def export(
     Beside the model lies its manifest, `ralo-version.json`. Raises `ExportRefused` when the folder
     has something else in it; an export that was cut off goes on.
     """
+    event = complete(event, store)
     objects = {**event.files, **event.shards}
     _refuse_other_files(folder, {*objects, INDEX, MANIFEST})
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from pydantic import Field, JsonValue
 
 from schemas.base import Event, Model, Sources
 from schemas.missions import AlgorithmSpec, Verifier
-from schemas.tensors import DType, ObjectRef, Sha256, TensorRef
+from schemas.tensors import DType, ObjectRef, Sha256, Spilled, TensorRef
 
 
 class Problem(Event):
@@ -99,8 +99,27 @@ class Dropped(Model):
     reason: Literal["stale", "abandoned", "cancelled", "unreadable"]
 
 
-class GradientUpload(Event):
+class Spilling(Event):
+    """An event whose longest fields move to an object where it would be above 64 KiB.
+
+    A field that was moved is empty in the event: `count` says how many entries it has.
+    """
+
+    spills: ClassVar[tuple[str, ...]]
+    """The fields that may move."""
+
+    spilled: Spilled | None = None
+
+    def count(self, name: str) -> int:
+        """How many entries a field has, wherever it lies."""
+        moved = self.spilled.counts if self.spilled else {}
+        return moved.get(name, len(getattr(self, name)))
+
+
+class GradientUpload(Spilling):
     """One gradient: hashed chunks of the flat vector in the layout of the base version's shards."""
+
+    spills: ClassVar[tuple[str, ...]] = ("chunks", "micro_batches")
 
     topic: ClassVar[str] = "gradient-chunks"
     key_field: ClassVar[str] = "policy"
@@ -215,13 +234,15 @@ class Totals(Model):
     """Groups in refused uploads."""
 
 
-class WeightVersion(Event):
+class WeightVersion(Spilling):
     """A complete checkpoint: weights, optimizer, and where to resume reading.
 
     `previous` is N-1; `parent` is the version whose content it continues. `lineage` lists the
     nearest ancestors, parent first. `marks` is the high mark per partition of `samples`;
     `resume` where to read `gradient-chunks` on.
     """
+
+    spills: ClassVar[tuple[str, ...]] = ("uploads", "refused", "shards", "optimizer", "lineage")
 
     topic: ClassVar[str] = "weight-versions"
     key_field: ClassVar[str] = "policy"

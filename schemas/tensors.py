@@ -18,6 +18,15 @@ class ObjectRef(Model):
     size_bytes: int
 
 
+class Spilled(ObjectRef):
+    """Where fields lie that were moved out of an event: an object of JSON, by name of the field.
+
+    `counts` says how many entries each of them has.
+    """
+
+    counts: dict[str, int]
+
+
 class TensorRef(ObjectRef):
     """One tensor as raw little-endian bytes in the store."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from consumers.audit.books import Books, Coverage
 from consumers.audit.dead import DeadLetters
 from consumers.audit.missions import MissionBook
-from consumers.audit.objects import ObjectChecker, References
+from consumers.audit.objects import NoObjects, ObjectChecker, References
 from consumers.audit.positions import Bounds, Ends, code, text
 from consumers.audit.problems import ProblemBook
 from consumers.audit.report import AuditReport, Findings, InFlight, MissionBooks
@@ -17,7 +17,14 @@ from consumers.audit.samples import SampleBook
 from consumers.audit.uploads import UploadBook
 from consumers.audit.versions import PolicyEntry, VersionBook
 from schemas.base import Event
-from schemas.learning import Evaluation, GradientUpload, Problem, SampleGroup, WeightHead
+from schemas.learning import (
+    Evaluation,
+    GradientUpload,
+    Problem,
+    SampleGroup,
+    WeightHead,
+    WeightVersion,
+)
 from schemas.missions import MissionResult
 from schemas.records import Record
 from schemas.topics import (
@@ -35,6 +42,7 @@ from schemas.topics import (
     Undecodable,
     decode,
 )
+from streams.learning.spill import BadSpill, moved_fields
 
 Records = Mapping[str, Iterable[Record]]
 """The committed records of each topic, raw, in order per partition.
@@ -45,6 +53,10 @@ Records = Mapping[str, Iterable[Record]]
 
 class UnknownMission(ValueError):
     """The mission to audit is not in the log."""
+
+
+class NeedsObjects(ValueError):
+    """The books cannot be balanced without the store."""
 
 
 def audit(
@@ -58,7 +70,7 @@ def audit(
     """Balance the books of a log and its store; of one policy (or one mission's) when named.
 
     `ends` tells where the log begins and ends now: with it, records that retention deleted or that
-    came after the audit began are told from lost ones. Raises `UnknownMission`.
+    came after the audit began are told from lost ones. Raises `UnknownMission`, `NeedsObjects`.
     """
     return _Audit(records, objects, ends, policy).run(mission)
 
@@ -74,7 +86,7 @@ class _Audit:
         self._missions = MissionBook(self._books, objects)
         self._problems = ProblemBook(self._books, self._missions)
         self._samples = SampleBook(self._books, self._missions, self._problems)
-        self._uploads = UploadBook(self._books, self._samples)
+        self._uploads = UploadBook(self._books, self._samples, objects)
         self._versions = VersionBook(self._books, self._missions, self._uploads)
         self._undecodable: dict[str, list[tuple[int, str | None]]] = {}
 
@@ -88,7 +100,8 @@ class _Audit:
         self._narrow_to(mission)
         self._read_work()
         for record, event in self._events(WEIGHT_VERSIONS):
-            self._versions.observe(record, event)
+            whole = self._complete(record, event) if isinstance(event, WeightVersion) else event
+            self._versions.observe(record, whole)
         self._judge_heads(heads, later := self._heads())
         self._judge_named(later)
         return self._settle()
@@ -111,6 +124,23 @@ class _Audit:
         for record, event in self._events(GRADIENT_CHUNKS):
             if isinstance(event, GradientUpload):
                 self._uploads.observe(record, event)
+
+    def _complete(self, record: Record, event: WeightVersion) -> WeightVersion:
+        """The manifest with what was moved to an object, which is kept as long as the event."""
+        if event.spilled is None:
+            return event
+        self._books.refs.need(self._books.refs.named([event.spilled]), record.at)
+        data = self._objects.read(event.spilled)
+        if data is None:
+            if isinstance(self._objects, NoObjects):
+                raise NeedsObjects(f"{record.at}: a part of it is an object: audit objects too")
+            return event  # The object is needed, and judged with all others.
+        try:
+            fields = moved_fields(WeightVersion, event.spilled, data)
+        except BadSpill as error:
+            self._findings.judge("reference", False, f"{record.at}: {error}")
+            return event
+        return event.model_copy(update=fields)
 
     def _settle(self) -> AuditReport:
         self._versions.settle_uploads()

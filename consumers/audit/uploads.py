@@ -4,14 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from consumers.audit.books import Books, Coverage
-from consumers.audit.objects import Named
+from consumers.audit.objects import Named, ObjectChecker
 from consumers.audit.positions import code, code_of, decode, text
 from consumers.audit.samples import GroupEntry, SampleBook
 from schemas.base import Sources
 from schemas.ids import digest
 from schemas.learning import Dropped, GradientUpload, GroupUse
 from schemas.records import Partition, Record
+from schemas.tensors import Spilled
 from schemas.topics import GRADIENT_CHUNKS, SAMPLES
+from streams.learning.spill import BadSpill, moved_fields
 
 TOPIC = GRADIENT_CHUNKS.name
 
@@ -29,6 +31,7 @@ class UploadEntry:
     sha256: str
     source: Sources
     chunks: list[Named]
+    spilled: Spilled | None
     groups: list[int] = field(default_factory=list)
     dropped: list[tuple[int, str]] = field(default_factory=list)
     rollouts: int = 0
@@ -55,8 +58,8 @@ class UploadEntry:
 class UploadBook:
     """All uploads of the log, by position."""
 
-    def __init__(self, books: Books, samples: SampleBook) -> None:
-        self._books, self._samples = books, samples
+    def __init__(self, books: Books, samples: SampleBook, objects: ObjectChecker) -> None:
+        self._books, self._samples, self._objects = books, samples, objects
         self.entries: dict[int, UploadEntry] = {}
         self.coverage = Coverage(books, "uploads", SAMPLES.name)
 
@@ -72,6 +75,7 @@ class UploadBook:
             sha256=digest(record.value or b""),
             source=upload.source,
             chunks=self._books.refs.named(upload.chunks),
+            spilled=upload.spilled,
             rollouts=sum(group.rollouts for group in upload.groups),
         )
         entry.groups = [self._listed(use, upload, record.at) for use in upload.groups]
@@ -107,6 +111,28 @@ class UploadBook:
         for entry in waiting:
             self.coverage.add(entry.policy, entry.source, entry.at, judged=False)
             self._keep_open(entry)
+
+    def name_objects(self, entry: UploadEntry, needed: bool) -> None:
+        """Say whether its chunks must be in the store, and their list where that is an object."""
+        refs, chunks = self._books.refs, entry.chunks
+        if entry.spilled is not None:
+            chunks = [*chunks, *refs.named([entry.spilled])]
+            chunks += self._listed_chunks(entry, entry.spilled) if needed else []
+        if needed:
+            refs.need(chunks, entry.at)
+        else:
+            refs.expire(chunks)
+
+    def _listed_chunks(self, entry: UploadEntry, spilled: Spilled) -> list[Named]:
+        data = self._objects.read(spilled)
+        if data is None:
+            return []  # The list itself is needed, and judged with all others.
+        try:
+            fields = moved_fields(GradientUpload, spilled, data)
+        except BadSpill as error:
+            self._books.findings.judge("reference", False, f"{entry.at}: {error}")
+            return []
+        return self._books.refs.named(fields.get("chunks", []))
 
     def _settle(self, entry: UploadEntry) -> None:
         fate = "learnt" if entry.fate == "applied" else "refused"

@@ -278,10 +278,7 @@ class VersionBook:
                     refs.need(version.objects, version.at)
             self._books.findings.counts["versions_expired"] += len(policy.expired)
         for upload in self._uploads.entries.values():
-            if self._keeps_chunks(upload):
-                refs.need(upload.chunks, upload.at)
-            else:
-                refs.expire(upload.chunks)
+            self._uploads.name_objects(upload, self._keeps_chunks(upload))
 
     def _keeps_chunks(self, upload: UploadEntry) -> bool:
         """Whether the chunks are needed: for the proof of a kept version, or for a step to come."""

@@ -7,13 +7,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from consumers.read import decoded
+from consumers.read import complete, decoded
 from consumers.trackers.scalars import TOPICS, ScalarFold, Scalars
 from infra.log import Log
-from schemas.records import Partition
+from infra.store import ObjectStore
+from schemas.learning import WeightVersion
+from schemas.records import Partition, Record
 
 SAVE_EVERY_S = 5.0
 _POLL_S = 0.2
@@ -103,6 +106,7 @@ class Memory:
 
 def track(
     log: Log,
+    store: ObjectStore,
     sink: Sink,
     memory: Memory,
     stop: threading.Event,
@@ -124,7 +128,7 @@ def track(
             while not stop.is_set():
                 records = reader.poll(_BATCH, _POLL_S)
                 for record in records:
-                    for scalars in fold.observe(decoded(record)):
+                    for scalars in fold.observe(_complete(decoded(record), store)):
                         sink.write(scalars)
                         written += 1
                 if once and not reader.behind(topics):
@@ -136,6 +140,13 @@ def track(
         finally:
             reader.close()
     return written
+
+
+def _complete(record: Record, store: ObjectStore) -> Record:
+    """With the list of a version's uploads, wherever it lies; chunks are not needed."""
+    if isinstance(record.event, WeightVersion):
+        return replace(record, event=complete(record.event, store))
+    return record
 
 
 def _save(sink: Sink, memory: Memory, fold: ScalarFold) -> None:

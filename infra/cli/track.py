@@ -55,17 +55,17 @@ def _need(package: str) -> None:
 
 def _track(sink: "Sink", folder: Path, policy: str | None, once: bool) -> None:
     from consumers.trackers.follow import Memory, track
-    from infra.connect import connect_log
+    from infra.connect import connect_log, connect_store
     from infra.settings import settings
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    log = connect_log(settings())
+    log, store = connect_log(settings()), connect_store(settings())
     if not once:
         typer.echo(f"following the log into {folder}; Ctrl-C ends it", err=True)
     try:
-        written = track(log, sink, Memory(folder, policy), stop, policy, once)
+        written = track(log, store, sink, Memory(folder, policy), stop, policy, once)
     finally:
         sink.close()
     typer.echo(f"{written:,} versions and evaluations written below {folder}", err=True)

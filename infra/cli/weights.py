@@ -61,7 +61,12 @@ def list_versions(
 @app.command()
 def show(version: Number, policy: Policy = None, as_json: AsJson = False) -> None:
     """Print the manifest of a version: all that it was made of."""
+    from consumers.read import complete
+    from infra.connect import connect_store
+
     event = history_for(policy).version(version)
+    if event.spilled:
+        event = complete(event, connect_store(settings()))
     document = event.model_dump(mode="json", exclude_none=True)
     print(json.dumps(document, indent=None if as_json else 2))
 
@@ -69,13 +74,14 @@ def show(version: Number, policy: Policy = None, as_json: AsJson = False) -> Non
 @app.command()
 def diff(a: Number, b: Number, policy: Policy = None, as_json: AsJson = False) -> None:
     """Compare two versions, by tensors and by manifests."""
+    from consumers.read import complete
     from consumers.weights import differing_fields, differing_tensors
     from infra.connect import connect_store
 
-    found = history_for(policy)
-    one, other = found.kept(a), found.kept(b)
+    found, store = history_for(policy), connect_store(settings())
+    one, other = complete(found.kept(a), store), complete(found.kept(b), store)
     say = _Progress(f"diff: {2 * len(one.shards)} shards")
-    tensors = list(differing_tensors(connect_store(settings()), one, other, say))
+    tensors = list(differing_tensors(store, one, other, say))
     say.end()
     fields = differing_fields(one, other)
     if as_json:
@@ -99,7 +105,7 @@ def export(
     from infra.connect import connect_store
 
     event = history_for(policy).kept(version)
-    say = _Progress(f"export: {len(event.files) + len(event.shards)} files")
+    say = _Progress(f"export: {len(event.files) + event.count('shards')} files")
     written = write(connect_store(settings()), event, folder, say)
     say.end()
     if as_json:

@@ -29,12 +29,14 @@ class Refusal:
 def refusal(
     upload: GradientUpload, head: WeightVersion, marks: Mapping[str, int], staleness_max: int
 ) -> Refusal | None:
-    """Why this upload must be refused before its chunks are read, or None."""
+    """Why this upload must be refused whatever its chunks are, or None.
+
+    Those of a stale one may have been swept, their list too, so they are not asked for.
+    """
     return (
         _overlap(upload.source, marks)
         or _empty(upload)
         or _base(upload.base_version, head, staleness_max)
-        or _layout(upload, head.layout)
     )
 
 
@@ -151,8 +153,9 @@ def _overlap(source: Sources, marks: Mapping[str, int]) -> Refusal | None:
 
 
 def _empty(upload: GradientUpload) -> Refusal | None:
-    if not upload.chunks or not upload.groups:
-        return Refusal("empty", f"{len(upload.groups)} groups, {len(upload.chunks)} chunks")
+    chunks = upload.count("chunks")
+    if not chunks or not upload.groups:
+        return Refusal("empty", f"{len(upload.groups)} groups, {chunks} chunks")
     if not any(since < to for since, to in upload.source.values()):
         return Refusal("empty", "it names no range of the log, so it could be counted twice")
     if upload.weight <= 0:
@@ -172,7 +175,8 @@ def _base(base: int, head: WeightVersion, staleness_max: int) -> Refusal | None:
     return Refusal("abandoned", f"base {base} is not on the chain of version {head.version}")
 
 
-def _layout(upload: GradientUpload, layout: Layout) -> Refusal | None:
+def misfit(upload: GradientUpload, layout: Layout) -> Refusal | None:
+    """Why the chunks of an upload, all of them in the event, cannot be applied, or None."""
     if upload.kind != "gradient":
         return Refusal("layout", f"uploads of kind {upload.kind} cannot be applied yet")
     ranges = chunk_ranges(layout.parameters, layout.chunk_elements)

@@ -5,6 +5,8 @@ are not committed, so after a crash they are read again; every manifest says whe
 """
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from streams.learning.admission import (
     Refusal,
     admissible_bases,
     gaps,
+    misfit,
     refusal,
     refused_upload,
     unread,
@@ -45,6 +48,7 @@ from streams.learning.manifests import (
     step_version,
 )
 from streams.learning.scratch import Scratch
+from streams.learning.spill import BadSpill, spill, whole
 from streams.learning.step import (
     Paths,
     Unreadable,
@@ -153,10 +157,17 @@ class Aggregator:
 
     def process(self, batch: Batch) -> Steps:
         """Take in one upload, close or rollback; "hold" while a step stays open."""
+        yield from self._know_head()
         for record in batch.records:
             if not self._ledger.has_read(record.partition, record.offset):
                 yield from self._one(record)
         return "hold" if self._open else "commit"
+
+    def _know_head(self) -> Doing:
+        """Fetch what was moved out of the head's event, unless this process made it."""
+        head = self._ledger.head
+        if head is not None and head.spilled is not None:
+            self._ledger = replace(self._ledger, head=(yield from whole(head)))
 
     def _one(self, record: Record) -> Doing:
         match record.event:
@@ -183,8 +194,10 @@ class Aggregator:
         joined: Joined | None = None
         if why is None:
             try:
-                joined = yield from self._fetch(record, upload)
-            except Unreadable as error:
+                upload = yield from whole(upload)
+                why = misfit(upload, self._head().layout)
+                joined = None if why else (yield from self._fetch(record, upload))
+            except (BadSpill, Unreadable) as error:
                 why = Refusal("unreadable", str(error))
         self.gaps += len(gaps(self._ledger.marks, upload.source))
         if why and why.reason == "overlap":
@@ -255,7 +268,7 @@ class Aggregator:
         for joined in opened.joined:
             opened.refused.append(refused_upload(joined.upload, joined.applied.at, why))
         self._ledger = self._ledger.past(record).without(joined.upload for joined in opened.joined)
-        content = (target, self._versions.sha256(target.version))
+        content = ((yield from whole(target)), self._versions.sha256(target.version))
         staleness_max = opened.mission.training.staleness_max
         yield from self._announce(
             rollback_version(self._ledger, head, content, request, opened.refused, staleness_max)
@@ -283,9 +296,11 @@ class Aggregator:
 
     def _announce(self, event: WeightVersion) -> Doing:
         """Publish a version as the new head, and now and then what expires with it."""
-        yield Emit(event)
+        key = partial(keys.manifest_key, self._policy, event.version)
+        small = yield from spill(event, key)
+        yield Emit(small)
         yield Emit(WeightHead(policy=self._policy, version=event.version))
-        self._ledger = self._ledger.after(event, event.to_bytes())
+        self._ledger = self._ledger.after(event, small.to_bytes())
 
     def _after_step(self, opened: OpenStep) -> Doing:
         for record, detail in opened.buried:
@@ -311,8 +326,9 @@ class Aggregator:
         head = self._observed.head
         mission = self._missions.get(head.mission_id) if head else None
         if head and mission:
+            head = yield from whole(head, "lineage")
             bases = admissible_bases(head, mission.training.staleness_max)
-            yield from janitor.sweep(self._policy, self._versions.events(), bases)
+            yield from janitor.sweep(self._policy, self._versions, bases)
             self._sweep_due = False
 
     # -- look-ups ---------------------------------------------------------------------------

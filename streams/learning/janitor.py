@@ -3,7 +3,7 @@
 Expiry is announced first; objects go once the announcement is read back from the log.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence, Set
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +12,8 @@ from schemas.learning import VersionsExpired, WeightVersion
 from schemas.missions import Keep
 from schemas.tensors import ObjectRef
 from streams.learning import keys
+from streams.learning.ledger import Versions
+from streams.learning.spill import whole
 
 SWEEP_EVERY = 50
 """Versions between two sweeps."""
@@ -39,16 +41,19 @@ def to_expire(versions: Sequence[WeightVersion], keep: Keep, staleness_max: int)
 
 
 def objects_of(versions: Iterable[WeightVersion]) -> set[str]:
-    """The keys of all objects that these versions name; a rollback shares them with its target."""
+    """The keys of all files of these versions, whole; a rollback shares them with its target."""
     refs: list[ObjectRef] = []
     for event in versions:
         refs += [*event.files.values(), *event.shards.values(), *event.optimizer.values()]
     return {ref.key for ref in refs}
 
 
-def dead_weights(policy: str, stored: Iterable[str], kept: Sequence[WeightVersion]) -> list[str]:
+def dead_weights(
+    policy: str, stored: Iterable[str], kept: Sequence[WeightVersion], manifests: Set[str]
+) -> list[str]:
     """The stored keys below the policy's weights that no kept version names.
 
+    `manifests`, fields of events, stay as long as the events: for ever, or books would not balance.
     What is newer than the newest known version is left alone: a successor may be writing it.
     """
     named, newest = objects_of(kept), max((event.version for event in kept), default=-1)
@@ -56,6 +61,7 @@ def dead_weights(policy: str, stored: Iterable[str], kept: Sequence[WeightVersio
         key
         for key in stored
         if key not in named
+        and key not in manifests
         and (version := keys.version_of(policy, key)) is not None
         and version <= newest
     ]
@@ -83,13 +89,15 @@ def expired_versions(events: Iterable[VersionsExpired]) -> set[int]:
     return {version for event in events for version in event.versions}
 
 
-def sweep(
-    policy: str, kept: Sequence[WeightVersion], bases: set[int]
-) -> Generator[Effect, Any, int]:
+def sweep(policy: str, versions: Versions, bases: set[int]) -> Generator[Effect, Any, int]:
     """Delete what the log no longer needs, orphans of crashes included; answers how many."""
+    kept: list[WeightVersion] = []
+    for event in versions.events():
+        kept.append((yield from whole(event)))
     weights = yield ListObjects(keys.weights_prefix(policy))
     gradients = yield ListObjects(keys.gradients_prefix(policy))
-    dead = dead_weights(policy, weights, kept) + dead_gradients(policy, gradients, kept, bases)
+    dead = dead_weights(policy, weights, kept, versions.manifests)
+    dead += dead_gradients(policy, gradients, kept, bases)
     if dead:
         yield DeleteObjects(dead)
     return len(dead)

@@ -16,8 +16,13 @@ def gradient_key(policy: str, base: int, upload_id: str, index: int, sha256: str
     return f"{gradients_prefix(policy)}{base}/{upload_id}/{index:05d}-{sha256[:12]}"
 
 
+def gradient_fields_key(policy: str, base: int, upload_id: str, sha256: str) -> str:
+    """The key of what was moved out of an upload's event; it lies, and goes, with the chunks."""
+    return f"{gradients_prefix(policy)}{base}/{upload_id}/fields-{sha256[:12]}"
+
+
 def base_and_upload(policy: str, key: str) -> tuple[int, str] | None:
-    """The base version and upload id in a chunk's key, or None where it is none."""
+    """The base version and upload id in the key of an upload's object, or None elsewhere."""
     match key.removeprefix(gradients_prefix(policy)).split("/"):
         case [base, upload_id, _] if base.isdecimal():
             return int(base), upload_id
@@ -32,6 +37,11 @@ def weights_prefix(policy: str) -> str:
 def weights_key(policy: str, version: int, content: str, name: str) -> str:
     """The key of one file of a version; `content` is an id derived from all that it is made of."""
     return f"{weights_prefix(policy)}{version}-{content}/{name}"
+
+
+def manifest_key(policy: str, version: int, sha256: str) -> str:
+    """The key of what was moved out of a version's event."""
+    return weights_key(policy, version, sha256[:20], "manifest.json")
 
 
 def version_of(policy: str, key: str) -> int | None:

@@ -23,7 +23,7 @@ class Ledger:
     totals: Totals = field(default_factory=Totals)
 
     def after(self, event: WeightVersion | UploadsRefused, value: bytes) -> "Ledger":
-        """As this event leaves it, given the bytes of its record."""
+        """As this event leaves it, given the bytes of its record (of which it may be the whole)."""
         head, sha256 = self.head, self.head_sha256
         if isinstance(event, WeightVersion):
             head, sha256 = event, digest(value)
@@ -67,11 +67,15 @@ class Versions:
         self._events: dict[int, WeightVersion] = {}
         self._sha256: dict[int, str] = {}
         self.expired: set[int] = set()
+        self.manifests: set[str] = set()
+        """Objects with fields of the events: kept for ever, as these are."""
 
     def add(self, event: WeightVersion, value: bytes) -> None:
         """Know one more version, with the bytes of its record."""
         self._events[event.version] = event
         self._sha256[event.version] = digest(value)
+        if event.spilled is not None:
+            self.manifests.add(event.spilled.key)
 
     def expire(self, event: VersionsExpired) -> None:
         """Forget versions whose objects are swept."""

@@ -18,6 +18,7 @@ from schemas.effects import Effect, Get
 from schemas.learning import WeightVersion
 from schemas.missions import ModelSpec, NewModel, Training
 from schemas.tensors import ObjectRef
+from streams.learning.spill import whole
 
 PAD, EOS = "<pad>", "<eos>"
 _INDEX = "model.safetensors.index.json"
@@ -204,6 +205,7 @@ class PolicyModel:
 
         Raises `WrongWeights` when the shards do not fit the model.
         """
+        version = yield from whole(version, "shards")
         if {name: ref.sha256 for name, ref in version.files.items()} != self._files:
             yield from self._load(version)
         elif changed := self._changed(version):

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from schemas.topics import MISSIONS, SAMPLES, WEIGHT_VERSIONS, Topic
 from streams.learning.algorithms import algorithm
 from streams.learning.environment import environment
 from streams.learning.gradients import Gradient, upload_gradient
-from streams.learning.keys import gradient_key
+from streams.learning.keys import gradient_fields_key, gradient_key
 from streams.learning.layout import FlatLayout, LayoutError, chunk_ranges, header_bytes, read_layout
 from streams.learning.models import PolicyModel
 from streams.learning.rollout import load_rollouts
 from streams.learning.sifting import Run, Sifted, Used, fault, records_digest, runs_of, sift
+from streams.learning.spill import spill, whole
 
 _MAX_WAIT_MS = 1500
 
@@ -92,6 +94,7 @@ class Trainer:
         head = self._head
         if head is None:
             raise Unready(self.waiting_for())
+        head = yield from whole(head, "lineage")
         for run in runs_of(batch, otherwise=head.mission_id):
             yield from self._publish(run, head)
         return "commit"
@@ -122,7 +125,8 @@ class Trainer:
             trainer=self.name,
             source=run.source,
         )
-        yield Emit(empty.model_copy(update=learnt))
+        upload = empty.model_copy(update=learnt)
+        yield Emit((yield from spill(upload, partial(_fields_key, upload))))
 
     def _mission(self, run: Run) -> Mission:
         mission = self._missions.get(run.mission_id)
@@ -181,13 +185,15 @@ class Trainer:
         if report is None or not report.base_shards:
             raise Unready(f"missions: no base model of mission {mission.mission_id} is prepared")
         files, shards = report.base_files, report.base_shards
-        return head.model_copy(update={"version": 0, "files": files, "shards": shards})
+        base = {"version": 0, "files": files, "shards": shards, "spilled": None}
+        return head.model_copy(update=base)
 
     def _layout_of(self, head: WeightVersion) -> Generator[Effect, Any, FlatLayout]:
         """The layout that the version names, read from its shards when it is another one."""
         named = head.layout.sha256
         if self._layout is None or self._layout.sha256 != named:
             headers: dict[str, bytes] = {}
+            head = yield from whole(head, "shards")
             with tempfile.TemporaryDirectory(prefix="ralo-layout-") as folder:
                 for name, ref in head.shards.items():
                     path = yield Get(ref, Path(folder) / "shard")
@@ -225,3 +231,7 @@ class Trainer:
             "deterministic": device == "cpu",
             "environment": environment(device),
         }
+
+
+def _fields_key(upload: GradientUpload, sha256: str) -> str:
+    return gradient_fields_key(upload.policy, upload.base_version, upload.upload_id, sha256)

@@ -1,11 +1,12 @@
 """One aggregator on the real driver, with log and store in memory, for tests."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from learning_steps import POLICY, flat_weights, mission, prepared, upload
+from learning_steps import POLICY, finished, flat_weights, mission, prepared, upload
 
 from consumers.read import read
 from infra import envelope
@@ -19,6 +20,8 @@ from schemas.partitioner import partition_for
 from schemas.records import Partition
 from schemas.topics import GRADIENT_CHUNKS, TOPICS
 from streams.learning.aggregator import Aggregator
+from streams.learning.keys import gradient_fields_key
+from streams.learning.spill import spill
 
 MINE = Partition("gradient-chunks", partition_for(POLICY.encode(), GRADIENT_CHUNKS.partitions))
 
@@ -58,8 +61,10 @@ class World:
 
     def upload(self, base: int, samples: tuple[int, int], **changes: Any) -> GradientUpload:
         one = upload(self.store, self.mission, base, samples, **changes)
-        self.send(one)
-        return one
+        key = partial(gradient_fields_key, POLICY, base, one.upload_id)
+        small = finished(spill(one, key), self.store)
+        self.send(small)
+        return small
 
     def run(self) -> None:
         idle = 0

@@ -28,6 +28,7 @@ from streams.learning.admission import (
     gaps,
     lineage_of_child,
     mean_staleness,
+    misfit,
     refusal,
     uncounted,
     unread,
@@ -53,7 +54,7 @@ def sent(base: int = 10, samples: tuple[int, int] = (0, 4), **changes: Any) -> G
 
 
 def reason(one: GradientUpload, head: WeightVersion, marks: dict[str, int] | None = None) -> Any:
-    found = refusal(one, head, marks or {}, staleness_max=4)
+    found = refusal(one, head, marks or {}, staleness_max=4) or misfit(one, head.layout)
     return found and found.reason
 
 
@@ -234,8 +235,11 @@ def test_weights_that_no_kept_version_names_are_dead() -> None:
     kept = [with_weights(3, at(3, "live")), with_weights(4, at(2, "shared"))]
     stored = [at(1, "old"), at(2, "shared"), at(3, "live"), at(3, "orphan"), at(5, "coming")]
     foreign = ["weights/main/README", "weights/main/x-y/model"]
-    dead = janitor.dead_weights(POLICY, [*stored, *foreign], kept)
-    assert dead == [at(1, "old"), at(3, "orphan")]
+    manifests = {keys.manifest_key(POLICY, n, "f" * 64) for n in (1, 3)}
+    orphan = keys.manifest_key(POLICY, 3, "0" * 64)
+    stored += [*foreign, *manifests, orphan]
+    dead = janitor.dead_weights(POLICY, stored, kept, manifests)
+    assert dead == [at(1, "old"), at(3, "orphan"), orphan]
 
 
 def test_gradients_are_dead_when_no_step_may_use_them_and_no_proof_needs_them() -> None:

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import audit_breaches as breaches
@@ -17,8 +18,16 @@ from audit_books import (
 from audit_breaches import BREACHES, SEALED, Plant
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learning_steps import finished
 
-from consumers.audit import INVARIANTS, AuditReport, NoObjects, UnknownMission, audit
+from consumers.audit import (
+    INVARIANTS,
+    AuditReport,
+    NeedsObjects,
+    NoObjects,
+    UnknownMission,
+    audit,
+)
 from consumers.audit.log import audit_log
 from consumers.audit.ranges import Ranges
 from consumers.audit.store import StoreChecker
@@ -26,9 +35,17 @@ from infra.cli.audit import show
 from infra.envelope import message
 from infra.memory.log import MemoryLog
 from infra.memory.store import MemoryStore
+from schemas.ids import digest
 from schemas.learning import WeightHead
 from schemas.records import Partition, Record
 from schemas.topics import TOPICS
+from streams.learning.keys import gradient_fields_key, manifest_key
+from streams.learning.spill import spill
+
+
+@pytest.fixture
+def everything_spills(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.learning.spill.INLINE_BYTES", 0)
 
 
 def test_a_valid_log_balances() -> None:
@@ -249,6 +266,63 @@ def test_a_mission_is_audited_with_its_policy() -> None:
     assert log.audit(mission="m0").counts["problems"] == 9
     with pytest.raises(UnknownMission, match=r"'m7'.*m0, m1, m2"):
         log.audit(mission="m7")
+
+
+def _spilled(log: BookLog) -> BookLog:
+    """What may be moved out of events is, but for the base version."""
+    for name in ("u0", "u1", "u2", "u3"):
+        one = log[name].event
+        key = partial(gradient_fields_key, "main", one.base_version, one.upload_id)
+        log[name].event = finished(spill(one, key), log.store)
+    log.seal()
+    for name in ("v1", "v2", "v3"):
+        if name != "v1":
+            log[name].edit(parent_sha256=digest(log["v1"].value))
+        key = partial(manifest_key, "main", log[name].event.version)
+        log[name].event = finished(spill(log[name].event, key), log.store)
+    return log
+
+
+@pytest.mark.usefixtures("everything_spills")
+def test_what_was_moved_out_of_events_is_audited_all_the_same() -> None:
+    plain, report = valid().audit(), _spilled(valid()).audit()
+    assert report.breaches == [], list(names(report))
+    # The lists of u1 and u3 and the manifests of versions 1, 2 and 3 are needed as well.
+    assert report.counts["objects_needed"] == plain.counts["objects_needed"] + 5
+    for name, count in plain.counts.items():
+        assert name.startswith("objects") or report.counts[name] == count
+
+
+@pytest.mark.usefixtures("everything_spills")
+@pytest.mark.parametrize("name", ["u1", "u3", "v1", "v2"])
+def test_a_moved_part_that_is_missing_is_a_bad_reference(name: str) -> None:
+    log = _spilled(valid())
+    del log.store.objects[log[name].event.spilled.key]
+    report = log.audit()
+    assert "reference" in report.breaches
+    assert (report.breaches == ["reference"]) == name.startswith("u")
+
+
+@pytest.mark.usefixtures("everything_spills")
+def test_a_chunk_that_only_a_list_names_is_needed() -> None:
+    log = _spilled(valid())
+    del log.store.objects["gradients/main/0/u1/0"]
+    assert log.audit().breaches == ["reference"]
+
+
+@pytest.mark.usefixtures("everything_spills")
+def test_lists_of_chunks_go_with_the_chunks_and_manifests_stay() -> None:
+    log = _spilled(valid())
+    # u0 was applied in version 1, which is expired; u2 was refused.
+    for name in ("u0", "u2"):
+        del log.store.objects[log[name].event.spilled.key]
+    assert log.audit().breaches == []
+
+
+@pytest.mark.usefixtures("everything_spills")
+def test_without_objects_books_with_moved_parts_are_not_balanced() -> None:
+    with pytest.raises(NeedsObjects, match=r"weight-versions\[0\]@1"):
+        audit(_spilled(valid()).records(), NoObjects())
 
 
 def test_without_objects_the_log_alone_is_audited() -> None:

@@ -10,7 +10,7 @@ from consumers.read import decoded
 from schemas.base import Event
 from schemas.learning import Evaluation, GradientUpload, UploadsRefused
 from schemas.records import Partition, Record
-from schemas.tensors import ObjectRef
+from schemas.tensors import ObjectRef, Spilled
 
 
 def records(log: BookLog) -> list[Record]:
@@ -52,6 +52,27 @@ def test_curves_are_by_version() -> None:
     assert [(p.version, p.value) for p in progress.rewards] == [(0, 0.25), (0, 0.5)]
     assert progress.reward == 0.5
     assert progress.heldout == [Point(0, 0.5, 1_000_000), Point(3, 0.5, 1_001_000)]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_uploads_that_a_version_lists_beside_its_event_are_settled(mixed: bool) -> None:
+    log = with_stats(valid())
+    expected = fed(Progress(policy="main"), records(log)).in_flight
+    for name in ("v1", "v2", "v3"):
+        counts = {"uploads": log[name].event.count("uploads")}
+        spilled = Spilled(key="k", sha256="0" * 64, size_bytes=1, counts=counts)
+        log[name].edit(uploads=[], spilled=spilled)
+    events = records(log)
+    if mixed:
+        events.sort(key=lambda record: record.partition.topic, reverse=True)
+    assert fed(Progress(policy="main"), events).in_flight == expected
+
+
+def test_policies_that_share_a_partition_settle_their_own() -> None:
+    log = valid()
+    open_now = fed(Progress(), records(log)).in_flight["uploads"]
+    foreign = at(log["u1"].event.model_copy(update={"policy": "other"}), 0, 0)
+    assert fed(Progress(), [*records(log), foreign]).in_flight["uploads"] == open_now + 1
 
 
 def test_others_are_left_out() -> None:

@@ -2,11 +2,13 @@ import json
 import struct
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from audit_books import BookLog, applied, evaluation, refused, upload, valid, version
+from learning_steps import finished
 
 from consumers.trackers.follow import Memory, TrackerError, track
 from consumers.trackers.scalars import ScalarFold, Scalars
@@ -14,10 +16,13 @@ from consumers.trackers.tensorboard import TensorBoardSink
 from consumers.trackers.wandb import WandbSink
 from infra.envelope import message
 from infra.memory.log import MemoryLog
+from infra.memory.store import MemoryStore
 from schemas.base import Event
 from schemas.learning import AdamStep, Evaluation, GradientUpload, UploadsRefused, WeightVersion
 from schemas.records import Partition, Record
 from schemas.topics import TOPICS
+from streams.learning.keys import manifest_key
+from streams.learning.spill import spill
 
 NO_STOP = threading.Event()
 STEP = AdamStep(step=1, learning_rate=0.125, grad_norm=2.0, clip_factor=0.5)
@@ -80,7 +85,15 @@ def learnt(log: MemoryLog, first: int, last: int) -> None:
 
 def tracked(log: MemoryLog, folder: Path, **options: Any) -> list[Scalars]:
     sink = ListSink()
-    track(log, sink, Memory(folder, options.get("policy")), NO_STOP, once=True, **options)
+    track(
+        log,
+        MemoryStore(),
+        sink,
+        Memory(folder, options.get("policy")),
+        NO_STOP,
+        once=True,
+        **options,
+    )
     return sink.written
 
 
@@ -103,6 +116,22 @@ def test_an_upload_becomes_a_scalar_of_the_version_that_applied_it(
     assert scalars.values["optimizer/learning_rate"] == 0.125
     assert scalars.values["loop/staleness"] == 0.5
     assert scalars.values["loop/samples"] == 0
+
+
+def test_a_version_that_lists_its_uploads_beside_its_event_has_the_same_scalars(
+    log: MemoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, record = sent(log, 0, 0.25)
+    slot, part = BookLog().put("u", one), record.partition
+    named = applied(slot).model_copy(update={"at": record.at})
+    event = version(BookLog(), 1, uploads=[named], resume={str(part): record.offset + 1})
+    store, sink = MemoryStore(), ListSink()
+    monkeypatch.setattr("streams.learning.spill.INLINE_BYTES", 0)
+    small = finished(spill(event, partial(manifest_key, "main", 1)), store)
+    assert small.count("uploads") == 1 and not small.uploads
+    append(log, small)
+    track(log, store, sink, Memory(tmp_path, None), NO_STOP, once=True)
+    assert rewards(sink.written) == {1: 0.25}
 
 
 def test_evaluations_are_scalars_of_their_version(log: MemoryLog, tmp_path: Path) -> None:
@@ -182,7 +211,7 @@ def test_what_was_not_flushed_is_written_again(log: MemoryLog, tmp_path: Path) -
 
     learnt(log, 1, 2)
     with pytest.raises(OSError, match="disk full"):
-        track(log, Dies(), Memory(tmp_path, None), NO_STOP, once=True)
+        track(log, MemoryStore(), Dies(), Memory(tmp_path, None), NO_STOP, once=True)
     assert sorted(rewards(tracked(log, tmp_path))) == [1, 2]
 
 
@@ -234,7 +263,7 @@ def test_following_ends_when_told(log: MemoryLog, tmp_path: Path) -> None:
             stop.set()
 
     sink = Stops()
-    assert track(log, sink, Memory(tmp_path, None), stop) == len(sink.written) == 4
+    assert track(log, MemoryStore(), sink, Memory(tmp_path, None), stop) == len(sink.written) == 4
 
 
 # -- TensorBoard -------------------------------------------------------------------------------
@@ -254,7 +283,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def write_tensorboard(log: MemoryLog, folder: Path) -> None:
     sink = TensorBoardSink(folder)
     try:
-        track(log, sink, Memory(folder, None), NO_STOP, once=True)
+        track(log, MemoryStore(), sink, Memory(folder, None), NO_STOP, once=True)
     finally:
         sink.close()
 
@@ -316,7 +345,7 @@ def test_wandb_has_what_was_written(log: MemoryLog, tmp_path: Path) -> None:
     for first, last in ((1, 2), (3, 3)):
         learnt(log, first, last)
         sink = WandbSink("spelling", tmp_path)
-        track(log, sink, Memory(tmp_path / "wandb", None), NO_STOP, once=True)
+        track(log, MemoryStore(), sink, Memory(tmp_path / "wandb", None), NO_STOP, once=True)
         sink.close()
     wandb.teardown()
     rows = list(history(tmp_path))

@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from learning_steps import finished
 from torch import Tensor
 
+from consumers.read import complete
 from infra.interpreter import run_in_memory
 from infra.memory.store import MemoryStore
 from schemas.base import Event, Sources
@@ -29,11 +32,14 @@ from schemas.learning import (
 from schemas.missions import AlgorithmSpec, Mission, MissionReport, NewModel
 from schemas.records import Batch, Partition, Record
 from schemas.tensors import ObjectRef
-from streams.learning.admission import refusal
+from schemas.topics import INLINE_BYTES
+from streams.learning.admission import misfit, refusal
 from streams.learning.gradients import flat_gradient, policy_logprobs, upload_gradient
+from streams.learning.keys import manifest_key
 from streams.learning.layout import header_bytes, read_layout
 from streams.learning.models import PolicyModel, new_model
 from streams.learning.rollout import dump_rollouts
+from streams.learning.spill import spill
 from streams.learning.trainer import Trainer
 
 CHUNK = 1000
@@ -222,6 +228,39 @@ def test_an_upload_is_the_gradient_in_hashed_chunks(
     assert upload.environment.threads == 1
     assert GradientUpload.model_validate_json(upload.to_bytes()) == upload
     assert refusal(upload, world.base, {}, 2) is None
+    assert misfit(upload, world.base.layout) is None
+
+
+def test_a_long_list_of_chunks_is_an_object_beside_them(world: World) -> None:
+    batch = world.batch((0, group("a")), (0, group("b")))
+    inline = world.upload(batch)
+    assert inline.spilled is None
+    layout = world.base.layout.model_copy(update={"chunk_elements": 2})
+    world.base = world.base.model_copy(update={"layout": layout})
+    world.trainer = Trainer("p")
+    world.observe(mission(), world.base)
+    upload = world.upload(batch)
+    assert upload.spilled and upload.chunks == []
+    assert upload.spilled.key.startswith(f"gradients/p/0/{upload.upload_id}/fields-")
+    assert upload.count("chunks") == -(-layout.parameters // 2) > 310
+    assert len(upload.to_bytes()) < INLINE_BYTES < upload.spilled.size_bytes
+    np.testing.assert_array_equal(world.vector(complete(upload, world.store)), world.vector(inline))
+
+
+def test_a_head_with_moved_fields_is_followed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = world.batch((0, group("fresh", 3)), (0, group("abandoned", 2)))
+    head = world.base.model_copy(update={"version": 3, "lineage": [1, 0], "kind": "step"})
+    monkeypatch.setattr("streams.learning.spill.INLINE_BYTES", 0)
+    world.observe(finished(spill(head, partial(manifest_key, "p", 3)), world.store))
+    monkeypatch.undo()
+    upload = world.upload(batch)
+    assert [use.group_id for use in upload.groups] == ["fresh.0"]
+    assert [(drop.group_id, drop.reason) for drop in upload.dropped] == [
+        ("abandoned.0", "abandoned")
+    ]
+    assert upload.base_version == 3 and len(upload.chunks) > 1
 
 
 def test_the_order_is_that_of_the_log_not_of_arrival(world: World) -> None:
