@@ -35,6 +35,14 @@ class Project:
         """What `ralo --on compose …` prints."""
         return self._run([sys.executable, "-m", "infra.cli", "--on", "compose", *arguments], check)
 
+    def up(self, *arguments: str) -> None:
+        """`docker compose up -d --wait`; fails with the containers' last words."""
+        wait = ["up", "-d", "--wait", "--wait-timeout", "300", "--no-build"]
+        try:
+            self.compose(*wait, *arguments)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.last_words()}") from None
+
     def _run(self, command: list[str], check: bool) -> str:
         done = subprocess.run(command, env=self.environ, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}\n{done.stderr}"

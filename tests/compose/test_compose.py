@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from containers import services
 from projects import Project, docker, inspect, is_healthy
@@ -25,7 +26,7 @@ def project(engine: None) -> Iterator[Project]:
     made = Project(f"ralo-test-{uuid.uuid4().hex[:8]}")
     try:
         began = time.monotonic()
-        made.compose("up", "-d", "--wait", "--wait-timeout", "300", "--no-build")
+        made.up()
         print(f"up --wait: {time.monotonic() - began:.1f} s")
         yield made
     finally:
@@ -42,16 +43,14 @@ def test_up_waits_until_all_are_healthy(project: Project) -> None:
 
 def test_no_process_runs_as_root_or_can_write_its_image(project: Project) -> None:
     for container in (c for service in LASTING for c in project.containers(service)):
-        uid = docker("top", container["Id"], "-eo", "uid").split()[1]
-        assert uid != "0" and container["HostConfig"]["ReadonlyRootfs"]
+        uid = psutil.Process(container["State"]["Pid"]).uids().real
+        assert uid != 0 and container["HostConfig"]["ReadonlyRootfs"]
 
 
 def test_a_second_stack_on_this_host_does_not_meet_the_first(project: Project) -> None:
     other = Project(f"{project.name}-other")
     try:
-        other.compose(
-            "up", "-d", "--wait", "--no-build", "provision", "minio", "kafka", check=False
-        )
+        other.compose("up", "-d", "--no-build", "provision")
         other.until("its topics", lambda: "weight-versions" in _topics(other), 90)
         project.ralo(
             "mission", "submit", "examples/missions/spell.yaml", "--id", MISSION, *_short()
@@ -118,7 +117,7 @@ def test_up_brings_back_what_an_operator_killed(project: Project) -> None:
         docker("kill", victim["Id"])
         time.sleep(3)
         assert not inspect(victim["Id"])[0]["State"]["Running"], "the engine takes it for a stop"
-    project.compose("up", "-d", "--wait", "--wait-timeout", "240", "--no-build")
+    project.up()
     assert all(is_healthy(c) for service in LASTING for c in project.containers(service))
 
 
