@@ -150,7 +150,8 @@ def refuse_unknown(environ: Mapping[str, str]) -> None:
     known = {*variables(Settings), *OTHER_VARIABLES}
     for name in environ:
         if name.startswith(PREFIX) and name not in known and not name.startswith(_EXTRA):
-            near = difflib.get_close_matches(name, known, n=1)
+            inside = sorted(k for k in known if k.startswith(f"{name}__"))
+            near = inside or difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else "`ralo config show` lists all settings"
             raise SettingsError(f"{name} is not a setting: {hint}")
 
