@@ -50,9 +50,13 @@ def _parse(line: str) -> Jar:
     return Jar(group, artifact, version, int(size), sha256)
 
 
-def install_jars(cache: Path, report: Report) -> list[Path]:
-    """Return the class path, fetching the jars if they are not all there; raises `StackError`."""
-    jars, home = read_lock(), cache / f"kafka-{KAFKA_VERSION}"
+def install_jars(cache: Path, report: Report, lock: Path = LOCK) -> list[Path]:
+    """Return the class path, fetching the jars if they are not all there; raises `StackError`.
+
+    Jars of another lock than the broker's lie beside them, in a folder named after their lock.
+    """
+    suffix = "" if lock == LOCK else f"-{lock.stem}"
+    jars, home = read_lock(lock), cache / f"kafka-{KAFKA_VERSION}{suffix}"
     if not is_complete(home, jars):
         with locked(cache / "kafka.lock", report):
             if not is_complete(home, jars):

@@ -1,5 +1,7 @@
 """docker-compose.yml, service by service: what must hold in every profile."""
 
+import re
+import tomllib
 from typing import Any
 
 import pytest
@@ -77,3 +79,21 @@ def test_the_broker_is_the_embedded_stack_s_and_its_settings_are_for_one_node() 
 def test_a_gpu_is_reserved_only_in_its_profile(name: str) -> None:
     (device,) = SERVICES[name]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"] and SERVICES[name]["profiles"] == ["gpu"]
+
+
+def test_the_stand_ins_have_the_names_that_compose_and_the_dockerfile_ask_for() -> None:
+    script = (ROOT / "infra/images/bases").read_text()
+    made = dict(re.findall(r"(\w+)_image\(\) \{ echo (\S+); \}", script))
+    dockerfile = (ROOT / "infra/images/Dockerfile").read_text()
+    assert made == {
+        "kafka": SERVICES["kafka"]["image"],
+        "minio": SERVICES["minio"]["image"],
+        "python": re.findall(r"^ARG PYTHON=(\S+)", dockerfile, re.MULTILINE)[0],
+    }
+
+
+def test_the_image_that_runs_is_the_one_that_the_script_builds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    image = f"ralo-streams:{project['version']}"
+    named = {s["image"] for s in SERVICES.values() if "ralo-streams" in s["image"]}
+    assert named == {f"${{RALO_IMAGE:-{image}}}", f"${{RALO_GPU_IMAGE:-{image}-cuda}}"}
