@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from infra.settings import SettingsError
 from schemas.effects import BadObject
 from schemas.ids import digest
 from schemas.tensors import ObjectRef
@@ -161,6 +162,11 @@ class _translated:
         if isinstance(error, S3Error):
             if error.code in ("NoSuchKey", "NoSuchBucket"):
                 raise MissingObject(f"object {self._key}: {error.code}") from error
+            if error.code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+                raise SettingsError(
+                    f"the store refuses its keys ({error.code}, object {self._key}): "
+                    "set RALO_S3__ACCESS_KEY and RALO_S3__SECRET_KEY"
+                ) from error
             if error.code in ("SlowDown", "ServiceUnavailable", "InternalError"):
                 raise StoreUnavailable(f"object {self._key}: {error.code}") from error
         if isinstance(error, urllib3.exceptions.HTTPError | ServerError | OSError):

@@ -52,7 +52,7 @@ def _turns(port: int, limit_s: float) -> str:
         for line in _get(f"http://127.0.0.1:{port}/metrics").splitlines()
         if line.startswith(f"{LAST_TURN}{{")
     ]
-    if not turns:
+    if not any(turns):
         raise Unhealthy("the processor has not begun")
     ago_s = time.time() - max(turns)
     if ago_s > limit_s:

@@ -1,14 +1,15 @@
 """`ralo --on compose VERB`: which stack a verb talks to, without spelling its addresses out.
 
 The compose stack's ports and keys are read as compose itself reads them: from the environment,
-else from `.env`, else as in `.env.example`, which lists the defaults of `docker-compose.yml`.
+else from `.env` (or the files that COMPOSE_ENV_FILES names), else as in `.env.example`, which lists
+the defaults of `docker-compose.yml`.
 Looked at before any verb is imported, so this module imports nothing that takes time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,8 +37,9 @@ def take_on(argv: list[str], environ: Mapping[str, str]) -> tuple[str | None, li
             rest.append(word)
     if name not in (None, COMPOSE):
         raise NotHere(f"--on {name}: there is only {COMPOSE}")
-    if name and rest and rest[0] in OF_THIS_MACHINE:
-        raise NotHere(f"{rest[0]} is not for the compose stack: use `docker compose` itself")
+    verb = next((word for word in rest if not word.startswith("-")), "")
+    if name and verb in OF_THIS_MACHINE:
+        raise NotHere(f"{verb} is not for the compose stack: use `docker compose` itself")
     return name, rest
 
 
@@ -47,8 +49,15 @@ def is_elsewhere() -> bool:
 
 
 def compose_environ(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The settings with which this machine reaches the compose stack of the checkout at `root`."""
-    values = {**dotenv(root / ".env.example"), **dotenv(root / ".env"), **environ}
+    """The settings with which this machine reaches the compose stack of the checkout at `root`.
+
+    Raises `NotHere` for a value that compose would expand.
+    """
+    files = (environ.get("COMPOSE_ENV_FILES") or ".env").split(",")
+    values = dict(_given(dotenv(root / ".env.example")))
+    for file in files:
+        values.update(_given(dotenv(root / file)))
+    values.update(_given(environ))
     host = "127.0.0.1" if values["BIND_HOST"] == "0.0.0.0" else values["BIND_HOST"]
     return {
         VARIABLE: COMPOSE,
@@ -58,16 +67,22 @@ def compose_environ(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
         "RALO_S3__SECRET_KEY": values["MINIO_ROOT_PASSWORD"],
         "RALO_S3__BUCKET": values["BUCKET"],
         "RALO_S3__REGION": values["REGION"],
-        "RALO_NAMESPACE": values["NAMESPACE"],
+        "RALO_NAMESPACE": values.get("NAMESPACE", ""),
         "RALO_POLICY": values["RALO_POLICY"],
     }
 
 
+def _given(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    # Compose takes the default for a value that is empty.
+    return ((name, value) for name, value in values.items() if value)
+
+
 def dotenv(path: Path) -> dict[str, str]:
     """The values of a file of `NAME=value` lines; none where there is no file."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    return {name.strip(): value.strip().strip("\"'") for name, value in pairs}
+    from dotenv import dotenv_values
+
+    found = {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
+    for name, value in found.items():
+        if "$" in value:
+            raise NotHere(f"{path}: {name} holds a $, which compose expands: take another value")
+    return found

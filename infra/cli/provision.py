@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from infra.cli.run import EXIT_TRY_AGAIN
+from infra.cli.run import for_restart_policies
 from infra.log import LogUnavailable
-from infra.patience import GaveUp, Patience
+from infra.patience import Patience, Vain
 from infra.settings import kafka_bootstrap, settings
 from infra.store import StoreUnavailable
 
@@ -25,19 +25,19 @@ def provision(
     """
     from infra.provision import provision as make
 
-    config = settings()
-    vain = Patience("provision", patience_s).wait(f"the broker {kafka_bootstrap(config)}")
+    with for_restart_policies():
+        config = settings()
+        vain = Patience("provision", patience_s).wait(f"the broker {kafka_bootstrap(config)}")
+        created = _until_made(lambda: make(config), vain)
+        if as_json:
+            print(json.dumps({"created": created, "bucket": config.s3.bucket}))
+        else:
+            print(f"{len(created)} topics made" if created else "all topics are there")
+
+
+def _until_made(make: Callable[[], list[str]], vain: Vain) -> list[str]:
     while True:
         try:
-            created = make(config)
-            break
+            return make()
         except (LogUnavailable, StoreUnavailable) as error:
-            try:
-                vain(error)
-            except GaveUp as end:
-                print(f"ralo: {end}", file=sys.stderr)
-                raise typer.Exit(EXIT_TRY_AGAIN) from end
-    if as_json:
-        print(json.dumps({"created": created, "bucket": config.s3.bucket}))
-    else:
-        print(f"{len(created)} topics made" if created else "all topics are there")
+            vain(error)

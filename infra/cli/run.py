@@ -1,9 +1,11 @@
 """`ralo run PROCESSOR`: one processor in the foreground; what supervisors and containers call."""
 
+import contextlib
 import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -29,12 +31,28 @@ def run(
     patience_s: Annotated[float, typer.Option(help="How long to wait for what is away.")] = 60.0,
 ) -> None:
     """Run one processor until SIGTERM or Ctrl-C; exits 75 when what it needs stays away."""
-    _log_to_stderr()
-    config = settings()
-    if policy is not None:
-        config = config.model_copy(update={"policy": policy})
-    try:
+    with for_restart_policies():
+        config = settings()
+        if policy is not None:
+            config = config.model_copy(update={"policy": policy})
         raise typer.Exit(_run(processor, config, patience_s))
+
+
+@contextlib.contextmanager
+def for_restart_policies() -> Iterator[None]:
+    """Log to stderr, end on SIGTERM, and turn errors into the statuses that a restart policy reads.
+
+    75: something is away. 78: a setting is wrong.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # The first process of a container has no default for it, and would ignore it while it waits.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        logger.info("stopped before it began")
     except SettingsError as error:
         logger.error("%s", error)
         raise typer.Exit(EXIT_CONFIG) from error
@@ -108,9 +126,3 @@ def stop_on_signal() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )

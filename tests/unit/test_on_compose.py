@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from infra.cli.on import ROOT, NotHere, compose_environ, dotenv, take_on
-from infra.settings import Settings
+from infra.settings import Settings, refuse_unknown
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 
@@ -38,11 +38,32 @@ def test_what_docker_compose_does_itself_is_left_to_it(verb: str) -> None:
 
 def test_environment_beats_dotenv_beats_defaults(tmp_path: Path) -> None:
     (tmp_path / ".env.example").write_text((ROOT / ".env.example").read_text())
-    (tmp_path / ".env").write_text("KAFKA_PORT=1111\nMINIO_PORT='2222'\n# MINIO_ROOT_USER=x\n")
+    (tmp_path / ".env").write_text(
+        "KAFKA_PORT=1111 # mine\nMINIO_PORT='2222'\n# MINIO_ROOT_USER=x\nREGION=\n"
+    )
     found = compose_environ(tmp_path, {"MINIO_PORT": "3333"})
     assert found["RALO_KAFKA__BOOTSTRAP_SERVERS"] == "127.0.0.1:1111"
     assert found["RALO_S3__ENDPOINT"] == "http://127.0.0.1:3333"
     assert found["RALO_S3__ACCESS_KEY"] == "ralo"
+    assert found["RALO_S3__REGION"] == "us-east-1", "compose takes the default for an empty value"
+
+
+def test_a_second_stack_is_another_file(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text((ROOT / ".env.example").read_text())
+    (tmp_path / ".env").write_text("KAFKA_PORT=1111\n")
+    (tmp_path / "other.env").write_text("KAFKA_PORT=2222\n")
+    found = compose_environ(tmp_path, {"COMPOSE_ENV_FILES": "other.env"})
+    assert found["RALO_KAFKA__BOOTSTRAP_SERVERS"] == "127.0.0.1:2222"
+
+
+def test_a_value_that_compose_would_expand_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("MINIO_ROOT_PASSWORD=pa$word\n")
+    with pytest.raises(NotHere, match="MINIO_ROOT_PASSWORD holds a"):
+        compose_environ(tmp_path, {})
+
+
+def test_the_example_may_be_exported_whole() -> None:
+    refuse_unknown(dotenv(ROOT / ".env.example"))
 
 
 def test_the_example_lists_every_variable_of_the_compose_file_with_its_default() -> None:
