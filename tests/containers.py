@@ -118,7 +118,7 @@ class Containers:
 
     def _kafka(self) -> DockerContainer:
         service = services()["kafka"]
-        container = DockerContainer(service["image"]).with_bind_ports(9092, self.kafka_port)
+        container = DockerContainer(service["image"]).with_bind_ports(9092, (HOST, self.kafka_port))
         for name, value in service["environment"].items():
             container.with_env(name, str(value))
         listeners = f"INSIDE://localhost:19092,HOST://{HOST}:{self.kafka_port}"
@@ -127,7 +127,7 @@ class Containers:
     def _minio(self) -> DockerContainer:
         image = services()["minio"]["image"]
         container = MinioContainer(image, access_key=KEY, secret_key=SECRET)
-        return container.with_bind_ports(9000, self.minio_port).start()
+        return container.with_bind_ports(9000, (HOST, self.minio_port)).start()
 
 
 def _do_without_ryuk_where_it_cannot_be_had() -> None:

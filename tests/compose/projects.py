@@ -7,8 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
 from confluent_kafka.admin import AdminClient
 
 from infra.cli.on import ROOT
@@ -22,9 +25,12 @@ class Project:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("RALO_")}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RALO_", "COMPOSE_"))}
         ports = {port: str(choose_port("127.0.0.1")) for port in PORTS}
-        self.environ = {**kept, **ports, "COMPOSE_PROJECT_NAME": name}
+        # The shipped defaults, whatever this machine's .env says.
+        defaults = {"COMPOSE_ENV_FILES": ".env.example", "COMPOSE_PROJECT_NAME": name}
+        self.environ = {**kept, **ports, **defaults}
+        self.volumes_before = set(docker("volume", "ls", "-q").split())
         self.bootstrap = f"127.0.0.1:{ports['KAFKA_PORT']}"
 
     def compose(self, *arguments: str, check: bool = True) -> str:
@@ -56,7 +62,7 @@ class Project:
     def kill(self, container: dict[str, Any]) -> None:
         """SIGKILL the container's process from the host, as the kernel would."""
         # `docker kill` counts as a manual stop and switches the restart policy off.
-        os.kill(container["State"]["Pid"], signal.SIGKILL)
+        os.kill(process_of(container).pid, signal.SIGKILL)
 
     def versions(self) -> list[dict[str, Any]]:
         """All weight versions so far, or none while the broker is away."""
@@ -92,8 +98,8 @@ class Project:
         return found
 
     def down(self) -> None:
-        """Remove it with all that it holds."""
-        self.compose("--profile", "*", "down", "-v", "--remove-orphans", "--timeout", "20")
+        """Remove it with all that it holds, as the documentation says."""
+        self.compose("down", "-v")
 
     def left(self) -> list[str]:
         """Containers, volumes and networks of the project that exist."""
@@ -107,13 +113,29 @@ class Project:
 
 def docker(*arguments: str) -> str:
     """What `docker …` prints."""
-    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(["docker", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"docker {arguments}: {done.stderr}"
+    return done.stdout
 
 
 def inspect(*ids: str) -> list[dict[str, Any]]:
     """What the engine says of these containers."""
     found: list[dict[str, Any]] = json.loads(docker("inspect", *ids)) if ids else []
     return found
+
+
+def process_of(container: dict[str, Any]) -> psutil.Process:
+    """The container's process on this machine; skips where the engine runs on another."""
+    pid = container["State"]["Pid"]
+    try:
+        groups = (
+            Path(f"/proc/{pid}/cgroup").read_text() + Path(f"/proc/{pid}/mountinfo").read_text()
+        )
+    except OSError:
+        groups = ""
+    if container["Id"] not in groups:
+        pytest.skip("the containers' processes are not this machine's, or not to be seen")
+    return psutil.Process(pid)
 
 
 def is_healthy(container: dict[str, Any]) -> bool:
