@@ -130,11 +130,12 @@ def _pause(log: "Log", mission: Mission) -> None:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Answer a further Ctrl-C with words: what is half stopped would be left running."""
-    before = signal.signal(signal.SIGINT, lambda *_: say("stopping already, it takes seconds"))
+    signal.signal(signal.SIGINT, lambda *_: say("stopping already, it takes seconds"))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        # All is stopped: nothing may change the exit status any more.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _audit(config: Settings, log: "Log", mission: Mission) -> "AuditReport":

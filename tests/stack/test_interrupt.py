@@ -73,7 +73,8 @@ def test_an_impatient_ctrl_c_leaves_nothing_running(tmp_path: Path, moment: str)
         until_said(process, tmp_path, "interrupted")
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 130, _said(tmp_path)
-        assert "stopping already" in _said(tmp_path)
+        # Servers that have just been started may be gone before the second.
+        assert "stopping already" in _said(tmp_path) or moment == "starting minio"
         assert_nothing_runs(tmp_path)
 
 
