@@ -16,6 +16,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from containers import services
 from projects import Project, docker, inspect, is_healthy, process_of
 
+from infra.cli.on import ROOT
+
 pytestmark = [pytest.mark.compose, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PROCESSORS = ("provider", "sampler", "trainer", "aggregator", "evaluator", "orchestrator")
@@ -55,6 +57,10 @@ def test_up_waits_until_all_are_healthy(project: Project) -> None:
         assert is_healthy(container), project.last_words()
     (provision,) = project.containers("provision")
     assert provision["State"]["ExitCode"] == 0
+
+
+def test_base_images_that_are_there_are_no_work(project: Project) -> None:
+    subprocess.run(["infra/images/bases", "kafka", "minio"], cwd=ROOT, check=True, timeout=60)
 
 
 def test_no_process_runs_as_root_or_can_write_its_image(project: Project) -> None:
