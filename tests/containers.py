@@ -13,7 +13,6 @@ from typing import Any
 import docker
 import yaml
 from docker.errors import DockerException, ImageNotFound
-from testcontainers.community.minio import MinioContainer
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 
@@ -26,7 +25,6 @@ from infra.settings import KafkaSettings, S3Endpoint, S3Settings, Settings
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 90.0
-KEY, SECRET = "ralo-test", "ralo-test-secret"
 RYUK = "testcontainers/ryuk"
 
 Report = Callable[[str], None]
@@ -92,14 +90,15 @@ class Containers:
 
     def check(self) -> Endpoints:
         """Prove that both work; raises `StackError`."""
-        s3 = S3Endpoint(f"{HOST}:{self.minio_port}", KEY, SECRET, "ralo")
+        s3 = S3Endpoint(f"{HOST}:{self.minio_port}", *_keys(), "ralo")
         check_kafka(f"{HOST}:{self.kafka_port}", {}, 5.0)
         check_s3(s3)
         return Endpoints(f"{HOST}:{self.kafka_port}", s3)
 
     def settings(self) -> Settings:
         """The settings of a process that uses these servers."""
-        s3 = {"endpoint": f"{HOST}:{self.minio_port}", "access_key": KEY, "secret_key": SECRET}
+        key, secret = _keys()
+        s3 = {"endpoint": f"{HOST}:{self.minio_port}", "access_key": key, "secret_key": secret}
         return Settings(
             kafka=KafkaSettings(bootstrap_servers=f"{HOST}:{self.kafka_port}"),
             s3=S3Settings.model_validate(s3),
@@ -117,17 +116,29 @@ class Containers:
                 time.sleep(0.25)
 
     def _kafka(self) -> DockerContainer:
-        service = services()["kafka"]
-        container = DockerContainer(service["image"]).with_bind_ports(9092, (HOST, self.kafka_port))
-        for name, value in service["environment"].items():
-            container.with_env(name, str(value))
         listeners = f"INSIDE://localhost:19092,HOST://{HOST}:{self.kafka_port}"
+        container = _container("kafka", 9092, self.kafka_port)
         return container.with_env("KAFKA_ADVERTISED_LISTENERS", listeners).start()
 
     def _minio(self) -> DockerContainer:
-        image = services()["minio"]["image"]
-        container = MinioContainer(image, access_key=KEY, secret_key=SECRET)
-        return container.with_bind_ports(9000, (HOST, self.minio_port)).start()
+        container = _container("minio", 9000, self.minio_port)
+        return container.with_command(services()["minio"]["command"]).start()
+
+
+def _keys() -> tuple[str, str]:
+    environment = services()["minio"]["environment"]
+    return environment["MINIO_ROOT_USER"], environment["MINIO_ROOT_PASSWORD"]
+
+
+def _container(name: str, inside: int, port: int) -> DockerContainer:
+    service = services()[name]
+    container = DockerContainer(service["image"])
+    for variable, value in service["environment"].items():
+        container.with_env(variable, str(value))
+    # `with_bind_ports` takes no address and would open the port to the network.
+    published: dict[str, Any] = container.ports
+    published[str(inside)] = (HOST, port)
+    return container
 
 
 def _do_without_ryuk_where_it_cannot_be_had() -> None:
