@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +32,23 @@ def claim(settings: Settings, group: str) -> Instance:
         lock = try_lock(folder / f"{settings.namespace}{group}.{name}.lock")
         if lock is not None:
             return Instance(name, lock)
-    wanted = settings.instance or f"0 to {SLOTS - 1}"
+    wanted = f"0 to {SLOTS - 1}" if settings.instance in (None, "@slot") else settings.instance
     raise SettingsError(
         f"instance {wanted} of {group} is taken by a living process: set RALO_INSTANCE to another"
     )
 
 
 def _names(settings: Settings) -> Iterator[str]:
-    if settings.instance is not None:
+    if settings.instance not in (None, "@slot"):
         yield settings.instance
     else:
-        yield from (str(slot) for slot in range(SLOTS))
+        yield from (slot_name(settings, slot) for slot in range(SLOTS))
+
+
+def slot_name(settings: Settings, slot: int) -> str:
+    """A name for the process in that slot, on all machines that share its broker."""
+    alone = settings.kafka.bootstrap_servers is None or settings.instance == "@slot"
+    return str(slot) if alone else f"{socket.gethostname()}-{slot}"
 
 
 def try_lock(path: Path) -> IO[str] | None:

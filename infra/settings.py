@@ -101,9 +101,11 @@ class Settings(BaseSettings):
     """Prefix of every topic, group and transactional id."""
     policy: str = Field(default="main", pattern=r"^[A-Za-z0-9._-]+$")
     instance: str | None = None
-    """Names this process among its kind; a locked slot in the state directory when unset.
+    """Names this process among its kind, on all machines that share a broker.
 
-    `@host` is the name of the machine, which tells the containers of a service apart.
+    `@host` is the name of the machine, which tells the containers of a service apart; `@slot` the
+    first free slot of the state directory, for containers that share one. Unset it is the slot,
+    with the machine's name before it where the broker is not the embedded one.
     """
     kafka: KafkaSettings = KafkaSettings()
     s3: S3Settings = S3Settings()

@@ -59,7 +59,7 @@ def test_a_processor_is_given_settings_that_exist(name: str) -> None:
     environment = SERVICES[name]["environment"]
     refuse_unknown(environment)
     # Else two of a service fence each other; aggregators share a disk with slots to lock.
-    assert environment["RALO_INSTANCE"] == ("" if name == "aggregator" else "@host")
+    assert environment["RALO_INSTANCE"] == ("@slot" if name == "aggregator" else "@host")
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from infra.cli.on import ROOT, NotHere, compose_environ, dotenv, take_on
-from infra.settings import Settings, refuse_unknown
+from infra.instance import claim
+from infra.settings import KafkaSettings, Settings, refuse_unknown
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 
@@ -77,3 +78,20 @@ def test_containers_of_one_service_have_names_of_their_own(monkeypatch: pytest.M
     monkeypatch.setattr("socket.gethostname", lambda: "f00d")
     assert Settings(instance="@host").instance == "f00d"
     assert Settings(instance="3").instance == "3"
+
+
+def test_processes_of_two_machines_on_one_broker_have_names_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "f00d")
+    far = KafkaSettings(bootstrap_servers="log.example.org:9092")
+    asked = {
+        "0": Settings(state_dir=tmp_path),
+        "f00d-0": Settings(state_dir=tmp_path, kafka=far),
+        "left": Settings(state_dir=tmp_path, kafka=far, instance="left"),
+    }
+    for name, settings in asked.items():
+        with claim(settings, "sampler").lock as lock:
+            assert lock.name.endswith(f"sampler.{name}.lock")
+    with claim(Settings(state_dir=tmp_path, kafka=far, instance="@slot"), "sampler").lock as lock:
+        assert lock.name.endswith("sampler.0.lock")
