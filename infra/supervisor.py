@@ -22,6 +22,7 @@ from multiprocessing.context import ForkServerProcess
 import psutil
 
 from infra.embedded.state import choose_port
+from infra.instance import slot_name
 from infra.log import Log, LogError
 from infra.settings import Settings
 from infra.supervision import STOP_S, log_file, read_scale, status_file
@@ -42,11 +43,17 @@ LOOK_EVERY_S = 0.2
 
 
 class ActiveMissions:
-    """Which policies have a mission to work on, by the log."""
+    """Which policies have a mission to work on, by the log.
+
+    A mission that is to end, by order or because its source is gone, drains and is evaluated first:
+    a pause holds it no longer, and only its result says that it is over.
+    """
 
     def __init__(self) -> None:
         self._policy: dict[str, str] = {}
+        self._prepared: set[str] = set()
         self._paused: set[str] = set()
+        self._closing: set[str] = set()
         self._over: set[str] = set()
 
     def observe(self, record: Record) -> None:
@@ -58,16 +65,29 @@ class ActiveMissions:
         match event:
             case Mission(mission_id=id_, policy=policy):
                 self._policy.setdefault(id_, policy)
-            case MissionControl(mission_id=id_, action="pause"):
-                self._paused.add(id_)
-            case MissionControl(mission_id=id_, action="resume"):
-                self._paused.discard(id_)
-            case MissionReport(mission_id=id_, stage="rejected") | MissionResult(mission_id=id_):
+            case MissionControl(mission_id=id_, action=action):
+                self._order(id_, action)
+            case MissionReport(mission_id=id_, stage="prepared"):
+                self._prepared.add(id_)
+            case MissionReport(mission_id=id_, stage="rejected") if id_ not in self._prepared:
                 self._over.add(id_)
+            case MissionReport(mission_id=id_):
+                self._closing.add(id_)
+            case MissionResult(mission_id=id_):
+                self._over.add(id_)
+
+    def _order(self, mission_id: str, action: str) -> None:
+        match action:
+            case "pause":
+                self._paused.add(mission_id)
+            case "resume":
+                self._paused.discard(mission_id)
+            case _:
+                self._closing.add(mission_id)
 
     def policies(self) -> set[str]:
         """The policies at work now."""
-        idle = self._paused | self._over
+        idle = self._over | (self._paused - self._closing)
         return {policy for id_, policy in self._policy.items() if id_ not in idle}
 
 
@@ -142,7 +162,8 @@ class Supervisor:
 
     def _child(self, kind: str, index: int, policy: str | None) -> Child:
         name = f"{kind}-{index}" + (f"@{policy}" if policy else "")
-        environ = {"RALO_INSTANCE": str(index), "RALO_HTTP_PORT": str(views_port(self._config))}
+        instance, port = slot_name(self._config, index), views_port(self._config)
+        environ = {"RALO_INSTANCE": instance, "RALO_HTTP_PORT": str(port)}
         environ |= {"RALO_POLICY": policy} if policy else {}
         return Child(name, kind, environ)
 

@@ -46,7 +46,10 @@ class MissionState(BaseModel):
     heldout_size: int = 0
     rejected: str | None = None
     """Why the provider refused it, or cannot go on with it once it was prepared."""
-    paused: bool = False
+    paused_since_ms: int | None = None
+    """When the pause in force began; `end` and `cancel` lift it as `resume` does."""
+    paused_ms: int = 0
+    """How long it was paused since it was prepared, the pause in force left out."""
     ending: str | None = None
     """The reason of the first `end` on the log."""
     cancelled: str | None = None
@@ -80,11 +83,19 @@ class MissionState(BaseModel):
             return "evaluating"
         if self.cancelled is not None:
             return "cancelling"
-        if self.ending is not None:
+        if self.ending is not None or self.rejected is not None:
             return "ending"
-        if self.paused:
+        if self.paused_since_ms is not None:
             return "paused"
         return "submitted" if self.prepared_ms is None else "running"
+
+    def worked_ms(self, until_ms: int) -> int:
+        """Time between `prepared` and a moment, pauses left out; 0 where it is not prepared."""
+        if self.prepared_ms is None:
+            return 0
+        if self.paused_since_ms is not None:
+            until_ms = min(until_ms, self.paused_since_ms)
+        return max(0, until_ms - self.prepared_ms - self.paused_ms)
 
 
 def mission_of(event: Event) -> str | None:
@@ -120,7 +131,7 @@ def _fold(state: MissionState, event: Event, at_ms: int, policy_samples: int) ->
                 submitted_ms=at_ms,
             )
         case MissionControl():
-            return _control(state, event)
+            return _control(state, event, at_ms)
         case MissionReport():
             return _report(state, event, at_ms)
         case WeightVersion():
@@ -132,15 +143,27 @@ def _fold(state: MissionState, event: Event, at_ms: int, policy_samples: int) ->
     return state
 
 
-def _control(state: MissionState, event: MissionControl) -> MissionState:
+def _control(state: MissionState, event: MissionControl, at_ms: int) -> MissionState:
     match event.action:
-        case "pause" | "resume":
-            return _with(state, paused=event.action == "pause")
+        case "pause" if state.phase in ("unknown", "submitted", "running"):
+            return _with(state, paused_since_ms=at_ms)
+        case "resume":
+            return _resumed(state, at_ms)
         case "cancel" if state.cancelled is None and state.drained_ms is None:
-            return _with(state, cancelled=event.reason)
+            return _with(_resumed(state, at_ms), cancelled=event.reason)
         case "end" if state.ending is None:
-            return _with(state, ending=event.reason)
+            return _with(_resumed(state, at_ms), ending=event.reason)
     return state
+
+
+def _resumed(state: MissionState, at_ms: int) -> MissionState:
+    """The state without its pause, which counts from `prepared` on, as the seconds do."""
+    if state.paused_since_ms is None:
+        return state
+    paused_ms = state.paused_ms
+    if state.prepared_ms is not None:
+        paused_ms += max(0, at_ms - max(state.paused_since_ms, state.prepared_ms))
+    return _with(state, paused_since_ms=None, paused_ms=paused_ms)
 
 
 def _report(state: MissionState, event: MissionReport, at_ms: int) -> MissionState:
@@ -148,7 +171,7 @@ def _report(state: MissionState, event: MissionReport, at_ms: int) -> MissionSta
         case "prepared" if state.prepared_ms is None:
             return _with(state, prepared_ms=at_ms, heldout_size=event.heldout_size)
         case "rejected" if state.rejected is None:
-            return _with(state, rejected=event.reason)
+            return _with(_resumed(state, at_ms), rejected=event.reason)
         case "drained" if state.drained_ms is None:
             return _with(
                 state,
@@ -215,9 +238,8 @@ def _end_reason(state: MissionState, now_ms: int) -> str | None:
         return "target"
     if budget.versions is not None and state.versions >= budget.versions:
         return "budget.versions"
-    if budget.seconds is not None and state.prepared_ms is not None:
-        elapsed_ms = now_ms - state.prepared_ms
-        return "budget.seconds" if elapsed_ms >= 1000 * budget.seconds else None
+    if budget.seconds is not None and state.worked_ms(now_ms) >= 1000 * budget.seconds:
+        return "budget.seconds"
     return None
 
 
@@ -254,15 +276,13 @@ def _outcome(state: MissionState) -> tuple[Outcome, str]:
 
 def _result(state: MissionState, outcome: Outcome, reason: str) -> MissionResult:
     known = state.final or state.newest
-    elapsed_ms = 0
-    if state.drained_ms is not None and state.prepared_ms is not None:
-        elapsed_ms = state.drained_ms - state.prepared_ms
+    worked_ms = 0 if state.drained_ms is None else state.worked_ms(state.drained_ms)
     return MissionResult(
         mission_id=state.mission_id,
         policy=state.policy,
         outcome=outcome,
         reason=reason,
-        seconds=elapsed_ms / 1000,
+        seconds=worked_ms / 1000,
         problems=state.problems,
         samples=state.samples,
         versions=state.versions,

@@ -145,6 +145,63 @@ def test_seconds_run_from_the_moment_at_which_it_was_prepared():
     assert due(fold(*records), 11_500) == control("end", "budget.seconds")
 
 
+def seconds_mission(log: Log) -> list[Record]:
+    return log.append(mission(budget=Budget(seconds=10)), at_ms=0)
+
+
+def test_seconds_stand_still_while_the_mission_is_paused():
+    log = Log()
+    records = seconds_mission(log) + log.append(report("prepared"), at_ms=1_000)
+    records += log.append(control("pause"), at_ms=5_000)
+    records += log.append(control("pause"), at_ms=7_000)
+    assert due(fold(*records), 3_600_000) is None
+    records += log.append(control("resume"), at_ms=3_600_000)
+    assert due(fold(*records), 3_605_999) is None
+    assert due(fold(*records), 3_606_000) == control("end", "budget.seconds")
+    records += log.append(control("pause"), at_ms=3_603_000)
+    records += log.append(control("resume"), at_ms=3_703_000)
+    assert due(fold(*records), 3_705_999) is None
+    assert due(fold(*records), 3_706_000) == control("end", "budget.seconds")
+
+
+def test_a_pause_before_the_mission_is_prepared_counts_from_then_on():
+    log = Log()
+    records = seconds_mission(log) + log.append(control("pause"), at_ms=1_000)
+    records += log.append(report("prepared"), at_ms=20_000)
+    assert due(fold(*records), 90_000) is None
+    records += log.append(control("resume"), at_ms=50_000)
+    assert due(fold(*records), 59_999) is None
+    assert due(fold(*records), 60_000) == control("end", "budget.seconds")
+
+
+def test_seconds_that_were_spent_before_the_pause_end_the_mission():
+    log = Log()
+    records = seconds_mission(log) + log.append(report("prepared"), at_ms=1_000)
+    records += log.append(control("pause"), at_ms=11_000)
+    assert due(fold(*records), 11_500) == control("end", "budget.seconds")
+
+
+@pytest.mark.parametrize("action", ["end", "cancel"])
+def test_an_end_lifts_the_pause_and_the_result_leaves_it_out(action: Any):
+    log = Log()
+    records = seconds_mission(log) + log.append(report("prepared"), at_ms=1_000)
+    records += log.append(control("pause"), at_ms=3_000)
+    assert fold(*records).phase == "paused"
+    records += log.append(control(action), at_ms=63_000)
+    assert fold(*records).phase in ("ending", "cancelling")
+    records += log.append(control("pause"), at_ms=64_000)
+    records += log.append(report("drained", heldout_size=0), at_ms=65_000)
+    records += log.append(evaluation(0, 1, final=True))
+    assert result_of(fold(*records)).seconds == 4.0
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_what_was_rejected_is_ending(prepared: bool):
+    before = [report("prepared")] if prepared else []
+    events = [mission(), *before, control("pause"), report("rejected", reason="gone")]
+    assert after(*events).phase == "ending"
+
+
 def test_the_result_holds_first_and_final_accuracy_and_what_was_learnt_from():
     log = Log()
     records = log.append(mission(budget=Budget(problems=7)))

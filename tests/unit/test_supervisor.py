@@ -13,6 +13,17 @@ from infra import supervision
 from infra.embedded import process
 from infra.embedded.process import ProcessId
 from infra.settings import Settings
+from infra.supervisor import ActiveMissions
+from schemas.base import Event
+from schemas.missions import (
+    Budget,
+    Mission,
+    MissionControl,
+    MissionReport,
+    MissionResult,
+    ProblemSource,
+)
+from schemas.records import Partition, Record
 
 SUPERVISE = """
 import sys, threading, time
@@ -69,3 +80,65 @@ def test_no_process_outlives_its_supervisor(
     supervised.send_signal(how)
     supervised.wait(20)
     assert all(process.wait_gone(identity, 10) for identity in processes)
+
+
+def mission(id_: str = "m", policy: str = "p") -> Mission:
+    source, budget = ProblemSource(name="x"), Budget(problems=9)
+    return Mission(mission_id=id_, policy=policy, problems=source, budget=budget)
+
+
+def order(action: Any) -> MissionControl:
+    return MissionControl(mission_id="m", action=action)
+
+
+def report(stage: Any) -> MissionReport:
+    return MissionReport(mission_id="m", policy="p", stage=stage)
+
+
+def result(outcome: Any = "ended") -> MissionResult:
+    return MissionResult(mission_id="m", policy="p", outcome=outcome)
+
+
+def at_work(*events: Event) -> set[str]:
+    active = ActiveMissions()
+    for offset, event in enumerate(events):
+        record = Record(Partition(event.topic, 0), offset, event.key.encode(), event.to_bytes())
+        active.observe(record)
+    return active.policies()
+
+
+@pytest.mark.parametrize(
+    ("events", "works"),
+    [
+        ([], True),
+        ([order("pause")], False),
+        ([order("pause"), order("resume")], True),
+        # What is on its way drains, and is evaluated, whether it was paused or not.
+        ([order("pause"), order("cancel")], True),
+        ([order("pause"), order("end")], True),
+        ([order("end"), order("pause")], True),
+        ([report("prepared"), order("pause"), report("drained")], True),
+        ([report("prepared"), order("pause"), report("rejected")], True),
+        ([report("prepared"), report("rejected")], True),
+        ([report("prepared"), report("rejected"), result("rejected")], False),
+        ([report("rejected")], False),
+        ([order("pause"), order("cancel"), result("cancelled")], False),
+        ([order("cancel"), report("drained"), result()], False),
+    ],
+)
+def test_a_mission_has_its_processors_until_nothing_is_left_to_do(
+    events: list[Event], works: bool
+) -> None:
+    assert at_work(mission(), *events) == ({"p"} if works else set())
+
+
+def test_a_policy_works_while_one_of_its_missions_does() -> None:
+    both = [mission("m"), mission("n"), mission("o", policy="q")]
+    assert at_work(*both, order("pause")) == {"p", "q"}
+    assert at_work(mission("m"), mission("m", policy="q")) == {"p"}
+
+
+def test_what_is_no_event_stops_no_supervisor() -> None:
+    active = ActiveMissions()
+    active.observe(Record(Partition("missions", 0), 0, b"m", b"{"))
+    assert active.policies() == set()
