@@ -3,9 +3,10 @@
 Unknown fields are refused here, because a misspelt setting that is ignored costs a run.
 """
 
+import re
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from schemas.base import Event, Strict
 from schemas.tensors import ObjectRef
@@ -62,6 +63,18 @@ class RolloutSpec(Strict):
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
     problems_per_batch: int = Field(32, ge=1)
+    answer_pattern: str | None = Field(
+        None, description="regex: a completion that matches holds its answer, and a tree ends there"
+    )
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
 
 
 class AlgorithmSpec(Strict):

@@ -4,6 +4,7 @@ What a group holds follows from its batch, the version and the mission alone, so
 the same bits again wherever the environment is the same.
 """
 
+import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -49,8 +50,18 @@ def draft(
         ]
         for problem in problems
     ]
-    ends = Ends(model.stop_ids, lambda t: model.texts([t])[0], longest_token=model.longest_token)
+    ends = Ends(
+        model.stop_ids,
+        lambda tokens: model.texts([tokens])[0],
+        holds_answer(mission.rollout.answer_pattern),
+        longest_token=model.longest_token,
+    )
     return sample(TransformersEngine(model.model), prompts, plan, seeds, ends)
+
+
+def holds_answer(pattern: str | None) -> Callable[[str], bool] | None:
+    """Whether a text holds the answer already, by the mission's pattern; None without one."""
+    return None if pattern is None else lambda text: re.search(pattern, text) is not None
 
 
 def scored(

@@ -1,5 +1,6 @@
 """The sampler: one scored group a problem, the same bits again by `recompute`."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,21 @@ def test_recompute_gives_the_same_bits_as_the_log_holds(world: World, plan: Any)
     assert [g.rollouts for g in logged if isinstance(g, SampleGroup)] == again
     other = recompute(world.model(world.next), problems, mission, plan(mission), share_of_a)
     assert other != again
+
+
+def test_a_tree_ends_where_the_missions_pattern_finds_an_answer(world: World) -> None:
+    mission = mission_of(rollout={"group_size": 4, "max_tokens": 5, "answer_pattern": "[ab]."})
+    sampler = world.sampler(mission, world.base, plan=tree)
+    groups = groups_of(world.run(sampler, problems_of(*PROMPTS)))
+    model = world.model(world.base)
+    stops = set()
+    for rollout in [r for g in groups for r in g.rollouts]:
+        (text,) = model.texts([rollout.tokens])
+        (before,) = model.texts([rollout.tokens[:-1]])
+        assert (rollout.stop == "answer") == bool(re.search("[ab].", text))
+        assert not re.search("[ab].", before), "it ended at once"
+        stops.add(rollout.stop)
+    assert len(stops) > 1
 
 
 def test_logprobs_in_the_event_are_float32_in_their_shortest_form(world: World) -> None:
