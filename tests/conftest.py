@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="embedded",
         help="where the Kafka and the MinIO of the tests run",
     )
+    parser.addoption(
+        "--strict-servers",
+        action="store_true",
+        help="a test whose servers cannot be had fails instead of being skipped",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail what a fixture skipped, where all that fixtures ask for is said to be there."""
+    report = yield
+    if report.skipped and report.when == "setup" and item.config.getoption("--strict-servers"):
+        report.outcome, report.longrepr = "failed", str(call.excinfo and call.excinfo.value)
+    return report
 
 
 @pytest.fixture(scope="session")
