@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from commit_faults import CommitFaults, MemoryCommits
 from contract_helpers import World
 
 from infra.log import Log
@@ -72,6 +73,24 @@ def make_log(world: World) -> Callable[[], Log]:
 def log(world: World) -> Log:
     """One view of the cluster."""
     return world.log()
+
+
+@pytest.fixture
+def faults(world: World, request: pytest.FixtureRequest) -> Iterator[CommitFaults]:
+    """What can happen to commits, in the logs that the world makes from now on."""
+    if world.name == "memory":
+        yield MemoryCommits(world.log())
+        return
+    from broker_proxy import BrokerProxy
+
+    from infra.kafka.log import KafkaLog
+
+    # The client's patience with a commit, lest each lost reply should cost ten seconds.
+    request.getfixturevalue("monkeypatch").setattr("infra.kafka.writer._TIMEOUT_S", 1.5)
+    with BrokerProxy(request.getfixturevalue("stack").kafka) as proxy:
+        world.make = lambda prefix: KafkaLog(proxy.address, prefix)
+        yield proxy
+        world.close()
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
-"""What only the memory log can be made to do: lose replies, repeat requests, let time pass."""
+"""What only the memory log can be made to do: abort, be away for a poll, let time pass."""
 
 import pytest
 from contract_helpers import (
     ALONE,
     IN,
     OUT,
-    Crash,
     World,
-    crash_at,
-    during,
     message,
     resume,
     started,
@@ -62,41 +59,6 @@ def one_step(world: World, log: MemoryLog, reader: MemoryWorkReader) -> Partitio
     return record.partition
 
 
-@pytest.mark.parametrize(
-    ("fault", "late", "done"),
-    [
-        ("lose_next_commit_reply", False, True),
-        ("fail_next_commit", False, False),
-        ("fail_next_commit", True, True),
-    ],
-)
-def test_the_committed_offset_tells_whether_a_doubtful_commit_happened(
-    world: World, log: MemoryLog, reader: MemoryWorkReader, fault: str, late: bool, done: bool
-) -> None:
-    setattr(log.faults, fault, 1)
-    with pytest.raises(Doubtful):
-        one_step(world, log, reader)
-    partition = Partition("in", next(p.number for p in reader.assignment() if reader.position(p)))
-    if late:
-        log.deliver_late()
-    log.writer("w")
-    assert reader.committed([partition]) == {partition: Mark(1) if done else None}
-    assert texts(visible(world, log)) == (["out"] if done else [])
-
-
-def test_a_commit_that_comes_after_the_successor_is_refused(
-    world: World, log: MemoryLog, reader: MemoryWorkReader
-) -> None:
-    log.faults.fail_next_commit = 1
-    with pytest.raises(Doubtful):
-        one_step(world, log, reader)
-    successor = log.writer("w")
-    log.deliver_late()
-    assert visible(world, log) == []
-    successor.publish([message("again")], {}, "g", None)
-    assert texts(visible(world, log)) == ["again"]
-
-
 def test_offsets_in_an_open_transaction_are_waited_for(
     world: World, log: MemoryLog, reader: MemoryWorkReader
 ) -> None:
@@ -107,39 +69,6 @@ def test_offsets_in_an_open_transaction_are_waited_for(
         reader.committed(sorted(reader.assignment(), key=str))
     log.time_out("w")
     assert set(reader.committed(sorted(reader.assignment(), key=str)).values()) == {None}
-
-
-def test_a_repeated_commit_after_the_transaction_changes_nothing(
-    world: World, log: MemoryLog, reader: MemoryWorkReader
-) -> None:
-    log.faults.repeat_next_commit = 1
-    one_step(world, log, reader)
-    end = log.ends("out")
-    log.deliver_late()
-    assert log.ends("out") == end
-    assert texts(visible(world, log)) == ["out"]
-
-
-def test_a_repeated_commit_in_the_next_transaction_tears_it(
-    world: World, log: MemoryLog, reader: MemoryWorkReader
-) -> None:
-    """Kafka without KIP-890 does this; so readers judge by `source`, not by transactions alone."""
-    log.faults.repeat_next_commit = 1
-    writer = log.writer("w")
-    writer.publish([message("first")], {}, "g", reader.membership())
-    late = during("sent_outputs", log.deliver_late)
-    partition = min(reader.assignment(), key=str)
-    with pytest.raises(Crash):
-        writer.publish(
-            [message("torn")],
-            {partition: Mark(1)},
-            "g",
-            reader.membership(),
-            lambda name: late(name) or crash_at("sent_offsets")(name),
-        )
-    log.writer("w")
-    assert texts(visible(world, log)) == ["first", "torn"]
-    assert reader.committed([partition]) == {partition: None}
 
 
 def test_an_aborting_coordinator_leaves_the_writer_usable(
@@ -229,9 +158,7 @@ def test_a_position_beyond_the_end_is_lost_too(log: MemoryLog) -> None:
         log.state_reader({ALONE: 5}).poll(1, 0)
 
 
-@pytest.mark.parametrize(
-    "fault", ["lose_next_commit_reply", "fail_next_commit", "abort_next", "unavailable_polls"]
-)
+@pytest.mark.parametrize("fault", ["abort_next", "unavailable_polls"])
 @pytest.mark.parametrize("at", range(0, 12, 3))
 def test_the_driver_survives_each_fault(world: World, fault: str, at: int) -> None:
     log, store = MemoryLog("d."), MemoryStore()
@@ -249,7 +176,6 @@ def test_the_driver_survives_each_fault(world: World, fault: str, at: int) -> No
             driver.step()
         except LogUnavailable:
             driver._stale = True
-        log.deliver_late()
     assert_once(samples(world, log), NAMES)
     assert_contiguous(samples(world, log), log)
 
