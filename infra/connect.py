@@ -1,15 +1,23 @@
 """From settings to the log and the store."""
 
+from collections.abc import Mapping
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
 from infra.kafka.log import KafkaLog
-from infra.settings import Settings, kafka_bootstrap, s3_endpoint
+from infra.settings import Settings, SettingsError, kafka_bootstrap, s3_endpoint
 from infra.store import S3Store
 
 
 def connect_log(settings: Settings) -> KafkaLog:
     """The log by settings, or the embedded stack's; raises `SettingsError` when there is none."""
     kafka = settings.kafka
+    bootstrap = kafka_bootstrap(settings)
+    if kafka.extra:
+        _refuse_unknown_properties(bootstrap, kafka.extra)
     return KafkaLog(
-        kafka_bootstrap(settings),
+        bootstrap,
         settings.namespace,
         kafka.extra,
         kafka.replication,
@@ -21,3 +29,16 @@ def connect_store(settings: Settings) -> S3Store:
     """The object store by settings, or the embedded stack's; raises `SettingsError`."""
     at = s3_endpoint(settings)
     return S3Store(at.address, at.access_key, at.secret_key, at.bucket, at.secure, at.region)
+
+
+def _refuse_unknown_properties(bootstrap: str, extra: Mapping[str, str]) -> None:
+    """Let the client judge its own properties, before one of many uses would meet them."""
+    try:
+        AdminClient({"bootstrap.servers": bootstrap, "log_level": 2, **extra})
+    except KafkaException as error:
+        text = error.args[0].str()
+        named = [name for name in extra if f'"{name}"' in text] or list(extra)
+        variables = ", ".join(
+            f"RALO_KAFKA__EXTRA__{name.upper().replace('.', '_')}" for name in named
+        )
+        raise SettingsError(f"{variables}: {text}") from error

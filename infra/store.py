@@ -167,7 +167,11 @@ class _translated:
                     f"the store refuses its keys ({error.code}, object {self._key}): "
                     "set RALO_S3__ACCESS_KEY and RALO_S3__SECRET_KEY"
                 ) from error
-            if error.code in ("SlowDown", "ServiceUnavailable", "InternalError"):
-                raise StoreUnavailable(f"object {self._key}: {error.code}") from error
+            if error.code in ("AuthorizationHeaderMalformed", "PermanentRedirect"):
+                raise SettingsError(
+                    f"the bucket is of another region ({error.message}): set RALO_S3__REGION"
+                ) from error
+            # Whatever else it says may pass; waiting has a limit.
+            raise StoreUnavailable(f"object {self._key}: {error.code}: {error.message}") from error
         if isinstance(error, urllib3.exceptions.HTTPError | ServerError | OSError):
             raise StoreUnavailable(f"object {self._key}: {error}") from error

@@ -5,6 +5,7 @@ import pytest
 
 from infra.cli.config import MASK, rows
 from infra.embedded.state import ServerState, StackState, write_state
+from infra.connect import connect_log
 from infra.settings import (
     Settings,
     SettingsError,
@@ -139,3 +140,17 @@ def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown["RALO_S3__SECRET_KEY"] == MASK
     assert shown["RALO_KAFKA__EXTRA"] == {"sasl.password": MASK}
     assert "hush" not in repr(settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("NONSENSE", "1", "No such"), ("SECURITY_PROTOCOL", "QUUX", "Invalid value")],
+)
+def test_a_property_that_the_client_refuses_is_a_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("RALO_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("RALO_KAFKA__EXTRA__CLIENT_ID", "fine")
+    monkeypatch.setenv(f"RALO_KAFKA__EXTRA__{name}", value)
+    with pytest.raises(SettingsError, match=f"^RALO_KAFKA__EXTRA__{name}: {said}"):
+        connect_log(settings())
