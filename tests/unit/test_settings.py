@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from infra.cli.config import MASK, rows
-from infra.embedded.state import ServerState, StackState, write_state
 from infra.connect import connect_log
+from infra.embedded.state import ServerState, StackState, write_state
 from infra.settings import (
     Settings,
     SettingsError,
