@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -71,7 +71,7 @@ def _refuse_used_id(log: Log, submitted: Mission) -> None:
     used = missions(log, submitted.mission_id).get(submitted.mission_id)
     if used is not None and used.mission != submitted:
         raise MissionError(
-            f"{submitted.mission_id} is the id of another mission ({used.stage}): take another --id"
+            f"{submitted.mission_id} is the id of another mission ({used.phase}): take another --id"
         )
 
 
@@ -125,13 +125,13 @@ def list_(
         return
     if not rows:
         say("no missions; submit one with `ralo mission submit FILE`")
-    widths = {name: max([len(str(row[name])) for row in rows] or [0]) for name in _COLUMNS}
+    widths = {name: max([len(row[name] or "") for row in rows] or [0]) for name in _COLUMNS}
     for row in rows:
-        columns = "  ".join(f"{row[name]:{widths[name]}}" for name in _COLUMNS)
+        columns = "  ".join(f"{row[name] or '':{widths[name]}}" for name in _COLUMNS)
         print(f"{_time(row['submitted_ms'])}  {columns}  {row['reason']}".rstrip())
 
 
-_COLUMNS = ("mission_id", "policy", "stage")
+_COLUMNS = ("mission_id", "policy", "phase", "outcome")
 
 
 @app.command()
@@ -151,14 +151,22 @@ def show(mission_id: MissionId, as_json: AsJson = False) -> None:
 
 @app.command()
 def pause(mission_id: MissionId, as_json: AsJson = False) -> None:
-    """Stop feeding problems; what is on its way is finished."""
+    """Stop feeding problems.
+
+    What is in flight goes on for some seconds; then the processors stop, and the rest waits.
+    """
     _order(mission_id, "pause", as_json)
 
 
 @app.command()
 def resume(mission_id: MaybeId = None, as_json: AsJson = False) -> None:
-    """Feed problems again; without an id, of the newest paused mission."""
-    _order(mission_id or _newest("paused"), "resume", as_json)
+    """Feed problems again; without an id, of the newest paused mission.
+
+    Where none is paused, the newest that is not over goes on by itself, and this says so.
+    """
+    if mission_id is None:
+        mission_id = _newest(lambda view: view.phase == "paused", lambda view: not view.over)
+    _order(mission_id, "resume", as_json)
 
 
 @app.command()
@@ -177,7 +185,10 @@ def cancel(
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """End a mission for good; what is on its way is dropped."""
+    """End a mission for good, paused or not.
+
+    Problems that are not sampled yet are cancelled, sampled groups are learnt from.
+    """
     _order(mission_id, "cancel", as_json, reason)
 
 
@@ -187,21 +198,27 @@ Action = Literal["pause", "resume", "cancel"]
 def _order(mission_id: str, action: Action, as_json: bool, reason: str = "") -> None:
     log = open_log()
     view = _find(log, mission_id)
-    if view.over:
-        raise MissionError(f"{mission_id} is over ({view.stage}): nothing to {action}")
-    publish(log, MissionControl(mission_id=mission_id, action=action, reason=reason))
+    if view.over or (action == "pause" and view.phase in ("ending", "cancelling")):
+        outcome = f" ({view.result.outcome})" if view.result else ""
+        raise MissionError(f"{mission_id} is {view.phase}{outcome}: nothing to {action}")
+    goes_on = action == "resume" and view.phase != "paused"
+    if not goes_on:
+        publish(log, MissionControl(mission_id=mission_id, action=action, reason=reason))
     if as_json:
-        print(json.dumps({"mission_id": mission_id, "action": action}))
+        print(json.dumps({"mission_id": mission_id, "action": action, "phase": view.phase}))
+    elif goes_on:
+        say(f"{mission_id} is not paused: it goes on ({view.phase}), `ralo mission watch` shows it")
     else:
         say(f"{mission_id}: {action} requested")
 
 
-def _newest(stage: str | None = None) -> str:
-    """The id of the mission that was submitted last, of those at a stage."""
-    found = [v for v in missions(open_log()).values() if stage in (None, v.stage)]
-    if not found:
-        raise MissionError(f"no {stage or ''} mission: `ralo mission list` shows them")
-    return max(found, key=lambda view: view.submitted_ms).mission.mission_id
+def _newest(*wishes: Callable[[MissionView], bool]) -> str:
+    """The id of the mission submitted last, of those that the first wish finds that finds any."""
+    views = missions(open_log()).values()
+    for wish in wishes or (lambda view: True,):
+        if found := [view for view in views if wish(view)]:
+            return max(found, key=lambda view: view.submitted_ms).mission.mission_id
+    raise MissionError("no mission goes on or is paused: `ralo mission list` shows all")
 
 
 def _find(log: Log, mission_id: str) -> MissionView:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,41 +12,40 @@ from schemas.learning import Evaluation, WeightVersion
 from schemas.missions import Mission, MissionControl, MissionReport, MissionResult
 from schemas.records import Record
 from schemas.topics import EVALUATIONS, MISSION_RESULTS, MISSIONS, WEIGHT_VERSIONS
+from streams.missions.state import MissionState, Phase, observe
 
 
 @dataclass
 class MissionView:
-    """One mission and what became of it."""
+    """One mission and what became of it; where it stands is judged as the orchestrator does."""
 
     mission: Mission
-    submitted_ms: int
+    state: MissionState
     reports: dict[str, MissionReport] = field(default_factory=dict)
     orders: list[MissionControl] = field(default_factory=list)
-    result: MissionResult | None = None
     version: WeightVersion | None = None
     evaluation: Evaluation | None = None
 
     @property
+    def submitted_ms(self) -> int:
+        """When it came to the log."""
+        return self.state.submitted_ms or 0
+
+    @property
+    def result(self) -> MissionResult | None:
+        """Its closing event."""
+        return self.state.result
+
+    @property
     def over(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether no order can change what comes of it."""
         rejected = "rejected" in self.reports and "prepared" not in self.reports
         return self.result is not None or "drained" in self.reports or rejected
 
     @property
-    def stage(self) -> str:
-        """Where it stands, in a word."""
-        if self.result is not None:
-            return self.result.outcome
-        for stage in ("drained", "rejected"):
-            if stage in self.reports:
-                return stage
-        actions = [order.action for order in self.orders]
-        for action, stage in (("cancel", "cancelling"), ("end", "ending")):
-            if action in actions:
-                return stage
-        if [a for a in actions if a in ("pause", "resume")][-1:] == ["pause"]:
-            return "paused"
-        return "running" if "prepared" in self.reports else "submitted"
+    def phase(self) -> Phase:
+        """Where it stands, in the orchestrator's word."""
+        return self.state.phase
 
     @property
     def reason(self) -> str:
@@ -63,7 +62,8 @@ class MissionView:
         return {
             "mission_id": self.mission.mission_id,
             "policy": self.mission.policy,
-            "stage": self.stage,
+            "phase": self.phase,
+            "outcome": self.result.outcome if self.result else None,
             "submitted_ms": self.submitted_ms,
             "reason": self.reason,
         }
@@ -90,12 +90,24 @@ def _plain(event: Any) -> dict[str, Any]:
 
 def missions(log: Log, mission_id: str | None = None) -> dict[str, MissionView]:
     """All missions in the order of the log, or the one; of a repeated id the first counts."""
-    views = _gather(read(MISSIONS.name, log=log, mission=mission_id))
-    for record in read(MISSION_RESULTS.name, log=log, mission=mission_id):
-        result = record.event
-        if isinstance(result, MissionResult) and result.mission_id in views:
-            views[result.mission_id].result = result
+    views: dict[str, MissionView] = {}
+    for record in _records(log, mission_id):
+        match record.event:
+            case Mission(mission_id=id_) as mission:
+                views.setdefault(id_, MissionView(mission, MissionState(mission_id=id_)))
+            case MissionControl(mission_id=id_) as order if id_ in views:
+                views[id_].orders.append(order)
+            case MissionReport(mission_id=id_) as report if id_ in views:
+                views[id_].reports.setdefault(report.stage, report)
+        view = views.get(getattr(record.event, "mission_id", ""))
+        if view is not None:
+            view.state = observe(view.state, record)
     return views
+
+
+def _records(log: Log, mission_id: str | None) -> Iterator[Record]:
+    for topic in (MISSIONS, MISSION_RESULTS):
+        yield from read(topic.name, log=log, mission=mission_id)
 
 
 def with_progress(log: Log, view: MissionView) -> MissionView:
@@ -109,16 +121,3 @@ def with_progress(log: Log, view: MissionView) -> MissionView:
                 case Evaluation() as evaluation:
                     view.evaluation = evaluation
     return view
-
-
-def _gather(records: Iterable[Record]) -> dict[str, MissionView]:
-    views: dict[str, MissionView] = {}
-    for record in records:
-        match record.event:
-            case Mission(mission_id=id_) as mission:
-                views.setdefault(id_, MissionView(mission, record.timestamp_ms))
-            case MissionControl(mission_id=id_) as order if id_ in views:
-                views[id_].orders.append(order)
-            case MissionReport(mission_id=id_) as report if id_ in views:
-                views[id_].reports.setdefault(report.stage, report)
-    return views

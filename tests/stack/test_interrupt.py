@@ -36,11 +36,11 @@ def versions(folder: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def demo(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def demo(folder: Path, count: int = 150) -> Iterator["subprocess.Popen[bytes]"]:
     """A demo in a state directory of its own, all of it gone afterwards."""
     with (folder / "demo.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "infra.cli", "demo", "--versions", "150"],
+            [sys.executable, "-m", "infra.cli", "demo", "--versions", str(count)],
             env=environ(folder),
             stdout=log,
             stderr=log,
@@ -57,6 +57,22 @@ def until_said(process: "subprocess.Popen[bytes]", folder: Path, words: str) -> 
     while words not in (folder / "demo.log").read_text():
         assert time.monotonic() < deadline and process.poll() is None, _said(folder)
         time.sleep(0.05)
+
+
+def until_learnt(process: "subprocess.Popen[bytes]", folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 240
+    while len(versions(folder)) < count:
+        assert time.monotonic() < deadline and process.poll() is None, _said(folder)
+        time.sleep(1)
+
+
+def assert_ends_well(folder: Path, count: int) -> None:
+    watched = ralo(folder, "mission", "watch")
+    assert watched.returncode == 0, watched.stderr
+    assert "budget" in watched.stderr, watched.stderr
+    assert len(versions(folder)) >= count
+    audit = ralo(folder, "audit", "--json")
+    assert audit.returncode == 0, audit.stdout
 
 
 def assert_nothing_runs(folder: Path) -> None:
@@ -90,10 +106,7 @@ def test_down_in_another_terminal_ends_the_demo(tmp_path: Path) -> None:
 
 def test_an_interrupted_demo_goes_on_from_its_last_version(tmp_path: Path) -> None:
     with demo(tmp_path) as process:
-        deadline = time.monotonic() + 240
-        while len(versions(tmp_path)) < 40:
-            assert time.monotonic() < deadline and process.poll() is None, _said(tmp_path)
-            time.sleep(1)
+        until_learnt(process, tmp_path, 40)
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 130, _said(tmp_path)
         assert_nothing_runs(tmp_path)
@@ -103,12 +116,25 @@ def test_an_interrupted_demo_goes_on_from_its_last_version(tmp_path: Path) -> No
         before = len(versions(tmp_path))
         resumed = ralo(tmp_path, "mission", "resume")
         assert resumed.returncode == 0, resumed.stderr
-        watched = ralo(tmp_path, "mission", "watch")
-        assert watched.returncode == 0, watched.stderr
-        assert "budget" in watched.stderr, watched.stderr
-        assert len(versions(tmp_path)) >= 150 > before
-        audit = ralo(tmp_path, "audit", "--json")
-        assert audit.returncode == 0, audit.stdout
+        assert_ends_well(tmp_path, 150)
+        assert before < 150
+
+
+def test_what_a_power_cut_stops_goes_on_without_being_paused(tmp_path: Path) -> None:
+    with demo(tmp_path, 40) as process:
+        until_learnt(process, tmp_path, 10)
+        for victim in psutil.process_iter(["environ", "cmdline"]):
+            if _belongs(victim, tmp_path):
+                victim.kill()
+        assert process.wait(30) == -signal.SIGKILL
+        assert_nothing_runs(tmp_path)
+
+        up = ralo(tmp_path, "up")
+        assert up.returncode == 0, up.stderr
+        resumed = ralo(tmp_path, "mission", "resume")
+        assert resumed.returncode == 0, resumed.stderr
+        assert "is not paused: it goes on (running)" in resumed.stderr
+        assert_ends_well(tmp_path, 40)
 
 
 def _belongs(process: psutil.Process, folder: Path) -> bool:

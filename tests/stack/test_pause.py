@@ -1,12 +1,19 @@
 """A paused mission has no processors; an order that ends it brings them back until it has ended."""
 
+import time
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from running import Loop, running, small_mission, until
 
+from consumers.read import read
 from infra.embedded.stack import Endpoints
-from schemas.missions import MissionControl
+from schemas.base import Event
+from schemas.missions import MissionControl, MissionReport
+from schemas.records import Record
+
+E = TypeVar("E", bound=Event)
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -29,6 +36,35 @@ def test_a_paused_mission_can_be_ended(
     assert (result.outcome, result.versions) == (outcome, loop.versions("held")[-1].version)
     assert report.ok, {i.name: i.first for i in report.invariants if i.broken}
     assert (report.in_flight.problems, report.in_flight.samples) == (0, 0)
+
+
+def test_a_pause_longer_than_the_budget_leaves_the_mission_its_seconds(
+    stack: Endpoints, namespace: str, tmp_path: Path
+) -> None:
+    budget_s = 5.0
+    mission = small_mission("patient", tmp_path, budget={"problems": None, "seconds": budget_s})
+    with running(stack, namespace, tmp_path) as loop:
+        loop.submit(mission, MissionControl(mission_id="patient", action="pause"))
+        until(lambda: _said(loop, MissionReport), 120, loop.last_words)
+        time.sleep(2 * budget_s)
+        assert [e.action for e in _said(loop, MissionControl)] == ["pause"]
+        loop.submit(MissionControl(mission_id="patient", action="resume"))
+        result = loop.until_result("patient", 120)
+        resumed = _records(loop, MissionControl)[1].timestamp_ms
+        ended = _records(loop, MissionControl)[2].timestamp_ms
+    assert (result.outcome, result.reason) == ("budget", "budget.seconds")
+    assert result.problems > 0
+    assert ended - resumed >= 1000 * budget_s
+    assert result.seconds >= budget_s
+
+
+def _said(loop: Loop, kind: type[E]) -> list[E]:
+    return [record.event for record in _records(loop, kind) if isinstance(record.event, kind)]
+
+
+def _records(loop: Loop, kind: type[Event]) -> list[Record]:
+    found = read("missions", log=loop.log, mission="patient")
+    return [record for record in found if isinstance(record.event, kind)]
 
 
 def _learners(loop: Loop) -> list[str]:

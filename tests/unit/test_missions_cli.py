@@ -20,7 +20,7 @@ from infra.log import Message
 from infra.memory.log import MemoryLog
 from infra.memory.store import MemoryStore
 from producers.problems.provider import ProblemProvider
-from schemas.missions import MissionResult
+from schemas.missions import MissionControl, MissionResult
 from schemas.records import Record
 from schemas.topics import TOPICS, decode
 
@@ -188,7 +188,7 @@ def test_submit_waits_until_it_is_prepared(file: Path, log: MemoryLog) -> None:
     }
     (first, *_) = read("missions", log=log)
     assert first.key == b"m1"
-    assert first.headers["mission-id"] == b"m1"
+    assert {"schema", "traceparent", "mission-id", "policy"} == first.headers.keys()
     assert len(list(read("problems", log=log))) == 8
 
 
@@ -224,24 +224,31 @@ def test_list_and_show_follow_a_mission(file: Path, log: MemoryLog) -> None:
     answered("pause", "m1")
     answered("cancel", "m2", "--reason", "enough")
     log.append([message(MissionResult(mission_id="m3", policy="a", outcome="target"))])
-    rows = {row["mission_id"]: row["stage"] for row in answered("list")}
-    assert rows == {"m1": "paused", "m2": "cancelling", "m3": "target"}
+    rows = {row["mission_id"]: (row["phase"], row["outcome"]) for row in answered("list")}
+    assert rows == {
+        "m1": ("paused", None),
+        "m2": ("cancelling", None),
+        "m3": ("finished", "target"),
+    }
     assert [row["mission_id"] for row in answered("list", "--policy", "b")] == ["m2"]
-    assert "m1  a  paused      16 distinct" in ralo("list").stdout
+    listed = ralo("list").stdout
+    assert "m1  a  paused              16 distinct" in listed
+    assert "m3  a  finished    target  16 distinct" in listed
     details = answered("show", "m2")
     assert [order["reason"] for order in details["orders"]] == ["enough"]
     assert details["mission"]["problems"]["heldout"] == 0.25
     assert [report["stage"] for report in details["reports"]] == ["prepared"]
-    assert "stage: cancelling" in ralo("show", "m2").stdout
+    assert "phase: cancelling" in ralo("show", "m2").stdout
 
 
 def test_orders_reach_the_provider(file: Path, log: MemoryLog) -> None:
     answered("submit", file, "--id", "m1")
-    assert answered("pause", "m1") == {"mission_id": "m1", "action": "pause"}
+    running = {"mission_id": "m1", "action": "pause", "phase": "running"}
+    assert answered("pause", "m1") == running
     assert answered("resume", "m1")["action"] == "resume"
     (*_, last) = read("missions", log=log)
     assert decode("missions", last.value).key == "m1"
-    assert answered("list")[0]["stage"] == "running"
+    assert answered("list")[0]["phase"] == "running"
 
 
 def test_orders_need_a_mission_that_is_not_over(file: Path, log: MemoryLog) -> None:
@@ -249,4 +256,35 @@ def test_orders_need_a_mission_that_is_not_over(file: Path, log: MemoryLog) -> N
     assert "no mission 'm1'" in str(result.exception)
     ralo("submit", file, "--id", "m1", "--set", "algorithm.name=ppoo")
     result = ralo("cancel", "m1")
-    assert "m1 is over (rejected): nothing to cancel" in str(result.exception)
+    assert "m1 is ending: nothing to cancel" in str(result.exception)
+    log.append([message(MissionResult(mission_id="m1", policy="a", outcome="rejected"))])
+    result = ralo("resume", "m1")
+    assert "m1 is finished (rejected): nothing to resume" in str(result.exception)
+
+
+@pytest.mark.parametrize(("order", "phase"), [("end", "ending"), ("cancel", "cancelling")])
+def test_what_is_to_end_is_not_paused(file: Path, log: MemoryLog, order: Any, phase: str) -> None:
+    answered("submit", file, "--id", "m1")
+    log.append([message(MissionControl(mission_id="m1", action=order))])
+    result = ralo("pause", "m1")
+    assert f"m1 is {phase}: nothing to pause" in str(result.exception)
+
+
+def test_resume_takes_the_newest_that_is_paused(file: Path, log: MemoryLog) -> None:
+    for id_, policy in (("m1", "a"), ("m2", "b"), ("m3", "c")):
+        answered("submit", file, "--id", id_, "--policy", policy)
+    answered("pause", "m1")
+    assert answered("resume") == {"mission_id": "m1", "action": "resume", "phase": "paused"}
+    assert answered("list", "--policy", "a")[0]["phase"] == "running"
+
+
+def test_resume_says_that_a_mission_nobody_paused_goes_on(file: Path, log: MemoryLog) -> None:
+    assert "no mission goes on or is paused" in str(ralo("resume").exception)
+    answered("submit", file, "--id", "m1", "--policy", "a")
+    answered("submit", file, "--id", "m2", "--policy", "b")
+    before = len(list(read("missions", log=log)))
+    said = ralo("resume")
+    assert said.exit_code == 0
+    assert "m2 is not paused: it goes on (running)" in said.stderr
+    assert answered("resume", "m1")["phase"] == "running"
+    assert len(list(read("missions", log=log))) == before
