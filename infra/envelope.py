@@ -1,4 +1,4 @@
-"""From an event to a message: key, value and the headers that help tools."""
+"""From an event to a message, and from a record that cannot be used to its dead letter."""
 
 import base64
 from collections.abc import Mapping
@@ -6,25 +6,14 @@ from collections.abc import Mapping
 from infra.log import Message
 from schemas.base import Event
 from schemas.effects import Bury
-from schemas.ids import digest
+from schemas.headers import headers_of
 from schemas.learning import DeadLetter
 
 
 def message(event: Event) -> Message:
-    """The message of an event; headers are hints for tools and readers, none is required."""
+    """The message of an event."""
     value = event.to_bytes()
-    headers = {"schema": event.type.encode(), "traceparent": traceparent(event, value)}
-    for name, header in (("mission_id", "mission-id"), ("policy", "policy")):
-        text = getattr(event, name, None)
-        if text:
-            headers[header] = str(text).encode()
-    return Message(event.topic, event.key.encode(), value, headers)
-
-
-def traceparent(event: Event, value: bytes) -> bytes:
-    """W3C trace context: one trace a problem, or else a mission; the span is the event's hash."""
-    trace = getattr(event, "problem_id", None) or getattr(event, "mission_id", None) or event.key
-    return f"00-{digest(str(trace).encode())[:32]}-{digest(value)[:16]}-01".encode()
+    return Message(event.topic, event.key.encode(), value, headers_of(event, value))
 
 
 def dead_letter(bury: Bury, processor: str) -> DeadLetter:

@@ -1,13 +1,12 @@
 """Missions and what is wanted of them, appended to the log."""
 
-from infra.log import Log, Message
+from infra.envelope import message
+from infra.log import Log
 from schemas.missions import Mission, MissionControl
 from schemas.records import Record
 
 
 def publish(log: Log, event: Mission | MissionControl) -> Record:
     """Append the event durably and answer where it lies; raises `LogUnavailable`."""
-    headers = {"schema": event.type.encode(), "mission-id": event.mission_id.encode()}
-    message = Message(event.topic, event.key.encode(), event.to_bytes(), headers)
-    (record,) = log.append([message])
+    (record,) = log.append([message(event)])
     return record

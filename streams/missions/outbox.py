@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas import topics
 from schemas.base import Event
+from schemas.headers import headers_of
 from schemas.missions import MissionControl, MissionResult
 from streams.missions.security import Security
 from streams.missions.topics import APP
@@ -78,10 +79,10 @@ class Outbox:
         deed = deed_of(event)
         assert self._producer is not None and deed is not None and deed not in self._done
         self._done.add(deed)
+        value, topic = event.to_bytes(), self._namespace + event.topic
+        headers = list(headers_of(event, value).items())
         async with self._producer.transaction():
-            await self._producer.send_and_wait(
-                self._namespace + event.topic, event.to_bytes(), event.key.encode()
-            )
+            await self._producer.send_and_wait(topic, value, event.key.encode(), headers=headers)
 
     async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The next offset of each partition, open transactions included."""

@@ -24,6 +24,7 @@ from infra.embedded.stack import Endpoints
 from infra.embedded.state import choose_port
 from infra.kafka.log import KafkaLog
 from schemas.base import Event
+from schemas.headers import headers_of
 from schemas.learning import Environment, Evaluation, Layout, Totals, WeightVersion
 from schemas.missions import (
     AlgorithmSpec,
@@ -460,6 +461,11 @@ def test_an_outbox_knows_what_its_predecessor_published_and_fences_it(kafka: str
     # aiokafka leaves a future of the fenced producer behind, which complains when it is collected.
     gc.collect()
     assert [r.key for r in results(kafka, namespace)] == ["done", "late"]
+    consumer = read(kafka, namespace, "mission-results")
+    first = consumer.poll(10)
+    consumer.close()
+    assert first is not None
+    assert dict(first.headers() or []) == headers_of(done, first.value() or b"")
 
 
 @pytest.mark.slow
