@@ -99,8 +99,12 @@ class Training(Strict):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
-    chunk_bytes: int = Field(4 << 20, ge=1024)
-    shard_bytes: int = Field(1 << 30, ge=1024)
+    chunk_bytes: int = Field(
+        4 << 20, ge=1024, description="of gradients; a policy keeps that of its first mission"
+    )
+    shard_bytes: int = Field(
+        1 << 30, ge=1024, description="of weights; a policy keeps that of its first mission"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
