@@ -16,6 +16,17 @@ from schemas.topics import PROBLEMS, NewerSchema, Undecodable, decode
 Files = dict[str, ObjectRef]
 
 
+@dataclass(frozen=True)
+class Base:
+    """The model that a policy's version 0 is, as it is stored.
+
+    It has no `shards` where the log does not say: a policy with versions but no prepared mission.
+    """
+
+    files: Files
+    shards: Files = field(default_factory=dict)
+
+
 @dataclass
 class Course:
     """One mission and how far it has come."""
@@ -93,11 +104,11 @@ class Flow:
         self._emitted_next.clear()
 
     @property
-    def model_files(self) -> Files | None:
-        """The files beside the weights of the policy's model; None before it has one."""
+    def model(self) -> Base | None:
+        """What every mission of the policy begins from; None before there is anything."""
         if self.base is not None and self.base.prepared is not None:
-            return self.base.prepared.base_files
-        return self.head.files if self.head else None
+            return Base(self.base.prepared.base_files, self.base.prepared.base_shards)
+        return Base(self.head.files) if self.head else None
 
     def stopped(self, course: Course) -> bool:
         """Whether the course gets no more problems."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from producers.problems.fit import NEEDED, check_fit
-from producers.problems.ledger import Files
+from producers.problems.ledger import Base, Files
 from producers.problems.sources import Item
 from producers.problems.split import Split, load_split
 from producers.problems.verifiers import resolve, scorer
@@ -43,11 +43,12 @@ class Preparer:
         self._allow_local_code = allow_local_code
 
     def prepare(
-        self, mission: Mission, base: Files | None
+        self, mission: Mission, base: Base | None
     ) -> Generator[Effect, Any, tuple[MissionReport, Split]]:
-        """Check all, then store; `base` are the files of the policy's model, None if it has none.
+        """Check all, then store; `base` is the policy's base model, None where it has none yet.
 
-        Raises ValueError when the mission cannot run; nothing was stored then.
+        Every report names the base, for that is what a KL term holds any mission near. Raises
+        ValueError when the mission cannot run; nothing was stored then.
         """
         self._check(mission)
         _check_pace(mission)
@@ -55,10 +56,9 @@ class Preparer:
         resolve(mission.problems.verifier.name, self._allow_local_code)
         split = self._load(mission)
         if base is None:
-            files, shards = yield from self._store_base(mission, split)
+            base = yield from self._store_base(mission, split)
         else:
-            files, shards = {}, {}
-            held = yield from _fetch(base)
+            held = yield from _fetch(base.files)
             check_fit(held, split.train + split.heldout, mission.rollout)
         heldout = yield Put(heldout_key(mission), heldout_lines(mission, split.heldout))
         report = MissionReport(
@@ -69,8 +69,8 @@ class Preparer:
             train_size=len(split.train),
             heldout_size=len(split.heldout),
             heldout=heldout,
-            base_files=files,
-            base_shards=shards,
+            base_files=base.files,
+            base_shards=base.shards,
         )
         return report, split
 
@@ -100,9 +100,7 @@ class Preparer:
                 "check problems.answer, or take another verifier or source"
             )
 
-    def _store_base(
-        self, mission: Mission, split: Split
-    ) -> Generator[Effect, Any, tuple[Files, Files]]:
+    def _store_base(self, mission: Mission, split: Split) -> Generator[Effect, Any, Base]:
         with tempfile.TemporaryDirectory(prefix="ralo-base-") as name:
             folder = Path(name)
             self._build(mission, folder)
@@ -113,7 +111,7 @@ class Preparer:
                 relative = path.relative_to(folder).as_posix()
                 ref = yield Put(f"bases/{mission.mission_id}/{relative}", path)
                 (shards if path.suffix == ".safetensors" else files)[relative] = ref
-        return files, shards
+        return Base(files, shards)
 
     def _build(self, mission: Mission, folder: Path) -> None:
         logger.info("mission %s: making the base model", mission.mission_id)
@@ -124,11 +122,11 @@ class Preparer:
             raise CannotRun(str(error) or type(error).__name__) from error
 
 
-def _fetch(base: Files) -> Generator[Effect, Any, dict[str, bytes]]:
+def _fetch(files: Files) -> Generator[Effect, Any, dict[str, bytes]]:
     held = {}
     for name in NEEDED:
-        if name in base:
-            held[name] = yield Get(base[name])
+        if name in files:
+            held[name] = yield Get(files[name])
     return held
 
 

@@ -124,7 +124,7 @@ class ProblemProvider:
         mission = course.mission
         try:
             _must_keep_model(mission, flow)
-            report, split = yield from self._preparer.prepare(mission, flow.model_files)
+            report, split = yield from self._preparer.prepare(mission, flow.model)
         except ValueError as error:
             yield Bury(record, "invalid mission", str(error))
             yield from self._report(course, "rejected", str(error))

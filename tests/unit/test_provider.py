@@ -90,11 +90,18 @@ def test_the_second_mission_of_a_policy_goes_on_from_the_first(source: Path) -> 
     world.publish(mission(source, "m2"))
     world.publish(mission(source, "m3", policy="other"))
     running(world).work_all()
-    bases = {r.mission_id: bool(r.base_files) for r in world.reports("prepared")}
-    assert bases == {"m1": True, "m2": False, "m3": True}
+    reports = {r.mission_id: r for r in world.reports("prepared")}
+    bases = {name: (one.base_files, one.base_shards) for name, one in reports.items()}
+    assert bases["m1"] == bases["m2"] != bases["m3"]
+    keys = {name: shards["model.safetensors"].key for name, (_, shards) in bases.items()}
+    assert keys == {
+        "m1": "bases/m1/model.safetensors",
+        "m2": "bases/m1/model.safetensors",
+        "m3": "bases/m3/model.safetensors",
+    }
 
 
-def test_a_policy_with_weights_needs_no_base(source: Path) -> None:
+def test_a_policy_with_weights_gets_no_other_base(source: Path) -> None:
     world = World()
     world.learn("main", 0)
     world.publish(mission(source))
@@ -126,7 +133,8 @@ def test_preparing_waits_for_what_was_said_of_earlier_missions(source: Path) -> 
         instance.work()
     instance.catch_up()
     instance.work()
-    assert [bool(r.base_files) for r in world.reports("prepared")] == [True, False]
+    first, second = world.reports("prepared")
+    assert first.base_shards == second.base_shards != {}
 
 
 # -- missions that do not -------------------------------------------------------------------
