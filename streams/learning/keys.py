@@ -1,9 +1,12 @@
 """Where the learning loop's objects lie in the store: the one place that writes and reads keys."""
 
 
-def samples_key(policy: str, group_id: str) -> str:
-    """The key of the rollouts of a group that is too large for its event."""
-    return f"samples/{policy}/{group_id}.json"
+def samples_key(policy: str, group_id: str, sha256: str) -> str:
+    """The key of the rollouts of a group that is too large for its event.
+
+    Their hash is in it: a sampler that was stalled while another took over cannot replace them.
+    """
+    return f"samples/{policy}/{group_id}-{sha256[:12]}.json"
 
 
 def gradients_prefix(policy: str) -> str:

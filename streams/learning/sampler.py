@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from schemas.effects import Bury, Effect, Emit, Intake, Put, StateInput, Steps, Unready
-from schemas.ids import derived_id, derived_seed
+from schemas.ids import derived_id, derived_seed, digest
 from schemas.learning import BatchRef, Problem, Rollout, SampleGroup, WeightVersion
 from schemas.missions import Mission, MissionControl, Training
 from schemas.records import Batch, Partition, Record
@@ -253,5 +253,5 @@ def _with_rollouts(
     data = dump_rollouts(rollouts)
     if len(data) <= INLINE_BYTES:
         return group.model_copy(update={"rollouts": rollouts})
-    ref = yield Put(samples_key(group.policy, group.group_id), data)
+    ref = yield Put(samples_key(group.policy, group.group_id, digest(data)), data)
     return group.model_copy(update={"rollouts_ref": ref})

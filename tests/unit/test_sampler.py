@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file, save
 from tiny import batch_of, follow, mission_of, peaked_folder, problem_of, record_of, version_of
 
-from infra.interpreter import run_in_memory
+from infra.interpreter import perform, run_in_memory
 from infra.memory.store import MemoryStore
-from schemas.effects import Outputs, Unready
+from schemas.effects import Effect, Outputs, Put, Unready
 from schemas.ids import derived_seed
 from schemas.learning import Problem, SampleGroup, WeightVersion
 from schemas.missions import Mission, MissionControl
+from schemas.tensors import ObjectRef
 from schemas.topics import INLINE_BYTES, decode
 from streams.learning.engines import Row
 from streams.learning.engines.transformers import TransformersEngine
@@ -236,7 +237,7 @@ def test_a_large_group_has_its_rollouts_in_an_object(world: World) -> None:
     (group,) = groups_of(world.run(world.sampler(world.base, large), problems_of("abc")))
     assert group.rollouts == []
     assert group.rollouts_ref is not None
-    assert group.rollouts_ref.key == "samples/p/m-0.0.json"
+    assert group.rollouts_ref.key == f"samples/p/m-0.0-{group.rollouts_ref.sha256[:12]}.json"
     assert group.rollouts_ref.size_bytes > INLINE_BYTES > len(group.to_bytes())
     rollouts = load_rollouts(world.store.get(group.rollouts_ref))
     again = recompute(world.model(world.base), problems_of("abc"), large, flat(large), share_of_a)
@@ -247,3 +248,20 @@ def test_sampling_leaves_the_global_generator_alone(world: World) -> None:
     before = torch.random.get_rng_state()
     world.run(world.sampler(), problems_of("abc"))
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_stalled_sampler_does_not_replace_what_its_successor_announced(world: World) -> None:
+    """It resumes its PUTs, under an older head, when the other's group is in the log already."""
+    large = mission_of(rollout={"group_size": 500, "max_tokens": 16})
+    problems = problems_of("abc")
+    stalled = world.sampler(large, world.base).process(batch_of(problems))
+    outputs = Outputs()
+    effect: Effect = next(stalled)
+    while not isinstance(effect, Put):
+        effect = stalled.send(perform(effect, world.store, outputs))
+    (announced,) = groups_of(world.run(world.sampler(large, world.next), problems))
+    late: ObjectRef = perform(effect, world.store, outputs)
+    stalled.close()
+    assert announced.rollouts_ref and late.key != announced.rollouts_ref.key
+    assert len(load_rollouts(world.store.get(announced.rollouts_ref))) == 500
+    assert len(load_rollouts(world.store.get(late))) == 500
