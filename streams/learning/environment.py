@@ -31,6 +31,15 @@ def differences(then: Environment, now: Environment) -> list[str]:
     ]
 
 
+def other_libraries(then: Environment, now: Environment) -> list[str]:
+    """Which libraries are of another version: they seldom change bits, but they can."""
+    return [
+        f"{name} was {then.libraries.get(name)}, here it is {now.libraries.get(name)}"
+        for name in sorted(then.libraries.keys() | now.libraries.keys())
+        if then.libraries.get(name) != now.libraries.get(name)
+    ]
+
+
 @functools.cache
 def _libraries() -> tuple[tuple[str, str], ...]:
     found = []

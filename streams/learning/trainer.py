@@ -1,19 +1,13 @@
 """The trainer: groups of completions to one gradient upload, under the newest weight version."""
 
-import tempfile
 from collections.abc import Generator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from schemas.effects import (
-    BadObject,
     Bury,
     Effect,
     Emit,
-    Get,
     Intake,
     Put,
     StateInput,
@@ -21,19 +15,17 @@ from schemas.effects import (
     Unready,
 )
 from schemas.ids import derived_id, digest
-from schemas.learning import GradientUpload, SampleGroup, WeightVersion
+from schemas.learning import GradientUpload, WeightVersion
 from schemas.missions import Mission, MissionReport
 from schemas.records import Batch, Partition, Record
 from schemas.tensors import TensorRef
 from schemas.topics import MISSIONS, SAMPLES, WEIGHT_VERSIONS, Topic
-from streams.learning.algorithms import algorithm
 from streams.learning.environment import environment
-from streams.learning.gradients import Gradient, upload_gradient
+from streams.learning.gradients import Gradient
 from streams.learning.keys import gradient_fields_key, gradient_key
-from streams.learning.layout import FlatLayout, LayoutError, chunk_ranges, header_bytes, read_layout
-from streams.learning.models import PolicyModel
-from streams.learning.rollout import load_rollouts
-from streams.learning.sifting import Run, Sifted, Used, fault, records_digest, runs_of, sift
+from streams.learning.layout import ELEMENT_BYTES
+from streams.learning.learner import Learner, chunks_of, needs_reference, reference
+from streams.learning.sifting import Run, Sifted, Used, records_digest, runs_of, sift
 from streams.learning.spill import spill, whole
 
 _MAX_WAIT_MS = 1500
@@ -54,9 +46,8 @@ class Trainer:
         self.policy: str | None = policy
         self._head: WeightVersion | None = None
         self._missions: dict[str, Mission] = {}
-        self._prepared: dict[str, MissionReport] = {}
-        self._models: dict[str, PolicyModel] = {}
-        self._layout: FlatLayout | None = None
+        self._prepared: MissionReport | None = None
+        self._learner = Learner()
 
     def intake(self) -> Intake:
         """One upload's groups, of the newest mission; fewer when no more come."""
@@ -69,7 +60,7 @@ class Trainer:
         return None if self._head else f"weight-versions: no version of policy {self.policy} yet"
 
     def observe(self, record: Record) -> None:
-        """Remember missions, of one id the first, their base models, and the newest version."""
+        """Remember missions, of one id the first, the policy's base model and newest version."""
         event = record.event
         if getattr(event, "policy", None) != self.policy:
             return
@@ -78,8 +69,8 @@ class Trainer:
                 self._head = event
         elif isinstance(event, Mission):
             self._missions.setdefault(event.mission_id, event)
-        elif isinstance(event, MissionReport) and event.stage == "prepared":
-            self._prepared.setdefault(event.mission_id, event)
+        elif isinstance(event, MissionReport) and event.base_shards:
+            self._prepared = self._prepared or event
 
     def assigned(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """The committed offsets are where to go on."""
@@ -104,12 +95,13 @@ class Trainer:
         mission = self._mission(run)
         sifted = sift(run, head, mission.training.staleness_max)
         if sifted.used:
-            yield from self._model("policy", mission).follow(head)
+            yield from self._learner.follow(head, mission.training)
             sifted = yield from self._readable(sifted)
         upload_id = derived_id("upload", head.policy, run.source)
         learnt: dict[str, Any] = {}
         if sifted.used:
-            gradient = yield from self._gradient(mission, head, sifted.used)
+            groups, base = [one.group for one in sifted.used], self._base(mission, head)
+            gradient = yield from self._learner.gradient(mission, head, groups, base)
             chunks = yield from self._store(gradient, head, upload_id)
             learnt = self._learnt(gradient, sifted.used) | {"chunks": chunks}
         empty = GradientUpload(
@@ -135,18 +127,11 @@ class Trainer:
             raise Unready(f"missions: mission {run.mission_id}{at} is not there yet")
         return mission
 
-    def _model(self, role: str, mission: Mission) -> PolicyModel:
-        wanted = (mission.training.device, mission.training.dtype)
-        held = self._models.get(role)
-        if held is None or held.setting != wanted:
-            held = self._models[role] = PolicyModel(mission.training)
-        return held
-
     def _readable(self, sifted: Sifted) -> Generator[Effect, Any, Sifted]:
         """Fetch what is stored beside the events; what cannot be learnt from is buried."""
         kept = Sifted(dropped=sifted.dropped)
         for one in sifted.used:
-            group, problem = yield from self._whole(one.group)
+            group, problem = yield from self._learner.complete(one.group)
             if problem:
                 yield Bury(one.record, "unreadable", problem)
                 kept.drop(one.record, "unreadable")
@@ -154,76 +139,30 @@ class Trainer:
                 kept.used.append(Used(group, one.record, one.staleness))
         return kept
 
-    def _whole(self, group: SampleGroup) -> Generator[Effect, Any, tuple[SampleGroup, str]]:
-        """The group with its rollouts, and what is wrong with it ("" when nothing is)."""
-        if group.rollouts_ref is not None:
-            try:
-                rollouts = load_rollouts((yield Get(group.rollouts_ref)))
-            except (BadObject, ValidationError) as error:
-                return group, str(error)
-            group = group.model_copy(update={"rollouts": rollouts})
-        model = self._models["policy"].model
-        vocabulary = model.get_input_embeddings().num_embeddings
-        positions = getattr(model.config, "max_position_embeddings", None)
-        return group, fault(group, vocabulary, positions)
-
-    def _gradient(
-        self, mission: Mission, head: WeightVersion, used: Sequence[Used]
-    ) -> Generator[Effect, Any, Gradient]:
-        layout = yield from self._layout_of(head)
-        reference = None
-        if algorithm(mission.algorithm.name, mission.algorithm.settings).settings.kl > 0:
-            held = self._model("reference", mission)
-            yield from held.follow(self._base(mission, head))
-            reference = held.model
-        groups = [one.group for one in used]
-        return upload_gradient(self._models["policy"].model, layout, mission, groups, reference)
-
-    def _base(self, mission: Mission, head: WeightVersion) -> WeightVersion:
-        """The base model of the mission, in the form of a weight version."""
-        report = self._prepared.get(mission.mission_id)
-        if report is None or not report.base_shards:
-            raise Unready(f"missions: no base model of mission {mission.mission_id} is prepared")
-        files, shards = report.base_files, report.base_shards
-        base = {"version": 0, "files": files, "shards": shards, "spilled": None}
-        return head.model_copy(update=base)
-
-    def _layout_of(self, head: WeightVersion) -> Generator[Effect, Any, FlatLayout]:
-        """The layout that the version names, read from its shards when it is another one."""
-        named = head.layout.sha256
-        if self._layout is None or self._layout.sha256 != named:
-            headers: dict[str, bytes] = {}
-            head = yield from whole(head, "shards")
-            with tempfile.TemporaryDirectory(prefix="ralo-layout-") as folder:
-                for name, ref in head.shards.items():
-                    path = yield Get(ref, Path(folder) / "shard")
-                    headers[name] = header_bytes(path)
-            self._layout = read_layout(headers)
-        if self._layout.sha256 != named:
-            raise LayoutError(
-                f"version {head.version} of {head.policy}: its shards have the layout "
-                f"{self._layout.sha256[:16]}…, its manifest names {named[:16]}…"
-            )
-        return self._layout
+    def _base(self, mission: Mission, head: WeightVersion) -> WeightVersion | None:
+        """The reference of the mission's loss, where it has one."""
+        if not needs_reference(mission):
+            return None
+        if self._prepared is None:
+            raise Unready(f"missions: no base model of policy {self.policy} is prepared yet")
+        return reference(self._prepared, head)
 
     def _store(
         self, gradient: Gradient, head: WeightVersion, upload_id: str
     ) -> Generator[Effect, Any, list[TensorRef]]:
         """Put the chunks as little-endian float32; only after the last are they announced."""
-        vector = gradient.vector.numpy().astype("<f4", copy=False)
         chunks: list[TensorRef] = []
-        for start, stop in chunk_ranges(len(vector), head.layout.chunk_elements):
-            data = vector[start:stop].tobytes()
+        for data in chunks_of(gradient, head.layout.chunk_elements):
             key = gradient_key(head.policy, head.version, upload_id, len(chunks), digest(data))
-            ref = yield Put(key, data)
-            chunks.append(TensorRef(**ref.model_dump(), dtype="float32", shape=(stop - start,)))
+            ref, shape = (yield Put(key, data)), (len(data) // ELEMENT_BYTES,)
+            chunks.append(TensorRef(**ref.model_dump(), dtype="float32", shape=shape))
         return chunks
 
     def _learnt(self, gradient: Gradient, used: Sequence[Used]) -> dict[str, Any]:
         """What an upload says of its gradient; nothing of the clock, so it can be recomputed."""
         rollouts = sum(len(one.group.rollouts) for one in used)
         behind = sum(one.staleness * len(one.group.rollouts) for one in used)
-        device = self._models["policy"].device.type
+        device = self._learner.device
         return {
             "weight": gradient.weight,
             "micro_batches": gradient.micro_batches,

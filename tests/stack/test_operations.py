@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Producer
 from running import Loop, running, small_mission, until
 
-from consumers.read import read
+from consumers.read import complete, read
 from consumers.weights import export, history
 from infra.embedded.stack import Endpoints
 from schemas.learning import (
@@ -26,6 +26,7 @@ from schemas.learning import (
     WeightVersion,
 )
 from schemas.missions import MissionReport
+from schemas.records import Record
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -139,22 +140,37 @@ def test_plain_transformers_answers_as_the_evaluator_counted(
     assert correct == final[-1].correct
 
 
-def test_a_version_is_recomputed_bit_equal_in_a_fresh_process(finished: Loop) -> None:
-    newest = finished.versions(NAME)[-1].version
+def test_a_version_and_its_uploads_are_recomputed_bit_equal_in_a_fresh_process(
+    finished: Loop,
+) -> None:
+    """The newest version, and the gradients from before and after the rollback."""
+    newest = finished.versions(NAME)[-1]
+    uploads = [r for r in read("gradient-chunks", log=finished.log, policy=NAME) if _learnt(r)]
+    chosen = [uploads[0], uploads[len(uploads) // 2], uploads[-1]]
     script = (
-        "import sys, torch; torch.set_num_threads(1)\n"
+        "import json, torch; torch.set_num_threads(1)\n"
         "from infra.settings import settings\n"
         "from infra.connect import connect_log, connect_store\n"
         "from consumers.read import read\n"
-        "from consumers.recompute import recompute_version\n"
+        "from consumers.recompute import recompute_upload, recompute_version\n"
         "log, store = connect_log(settings()), connect_store(settings())\n"
-        "topics = ('missions', 'gradient-chunks', 'weight-versions')\n"
-        f"records = [r for t in topics for r in read(t, log=log)]\n"
-        f"print(recompute_version(records, store, {newest}))\n"
+        "topics = ('missions', 'samples', 'gradient-chunks', 'weight-versions')\n"
+        "records = [r for t in topics for r in read(t, log=log)]\n"
+        f"version = recompute_version(records, store, {newest.version})\n"
+        f"uploads = [recompute_upload(records, store, at) for at in {[r.at for r in chosen]}]\n"
+        "print(json.dumps([version, uploads]))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], env=finished.environ, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    for ref in finished.versions(NAME)[-1].shards.values():
-        assert ref.sha256 in done.stdout
+    version, chunks = json.loads(done.stdout)
+    assert version == {n: r.sha256 for n, r in {**newest.shards, **newest.optimizer}.items()}
+    wholes = [complete(r.event, finished.store) for r in chosen]
+    assert chunks == [[ref.sha256 for ref in upload.chunks] for upload in wholes]
+    bases = [upload.base_version for upload in wholes]
+    assert all(hashes for hashes in chunks) and bases[0] < 10 < bases[2]
+
+
+def _learnt(record: Record) -> bool:
+    return isinstance(record.event, GradientUpload) and record.event.count("chunks") > 0

@@ -369,12 +369,12 @@ def test_equal_batches_give_equal_uploads_in_another_trainer(world: World) -> No
     assert world.upload(batch) == first
 
 
-def test_the_reference_is_the_base_model_of_the_mission(world: World) -> None:
+def test_the_reference_is_the_base_model_of_the_policy(world: World) -> None:
     spec = {"settings": {"kl": 0.5}}
     world.trainer = Trainer("p")
     world.observe(mission(algorithm=spec), world.base)
     batch = world.batch((0, group("a")))
-    with pytest.raises(Unready, match="no base model of mission m"):
+    with pytest.raises(Unready, match="no base model of policy p"):
         world.run(batch)
     report = MissionReport(mission_id="m", policy="p", stage="prepared")
     files = {"base_files": world.base.files, "base_shards": world.base.shards}
