@@ -5,14 +5,17 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from infra.log import LogError, LogUnavailable
 from infra.patience import GaveUp, Patience
-from infra.settings import Settings, SettingsError, settings
+from infra.settings import Settings, SettingsError, s3_endpoint, settings
+from infra.store import StoreUnavailable
+
+Answer = TypeVar("Answer")
 
 logger = logging.getLogger("ralo.run")
 
@@ -105,17 +108,23 @@ def _drive(processor: Any, config: Settings, patience_s: float) -> int:
 def _wait_for_servers(name: str, config: Settings, patience_s: float) -> None:
     """Wait until broker, topics and store answer, saying so; raises `GaveUp`."""
     from infra.connect import connect_log, connect_store
-    from infra.store import StoreUnavailable
+    from infra.kafka.log import ping
     from schemas.topics import TOPICS
 
     log, store = connect_log(config), connect_store(config)
-    vain = Patience(name, patience_s).wait(f"the broker {log.bootstrap} and the store")
+    patience = Patience(name, patience_s)
+    broker = f"the broker {log.bootstrap}"
+    until_there(patience, broker, lambda: ping(log.bootstrap, log.extra))
+    until_there(patience, f"topics at {broker}", lambda: [log.ends(topic) for topic in TOPICS])
+    until_there(patience, f"the store {s3_endpoint(config).address}", store.ensure_bucket)
+
+
+def until_there(patience: Patience, server: str, ask: Callable[[], Answer]) -> Answer:
+    """What a server answers, asked again while it is away; raises `GaveUp`, which names it."""
+    vain = patience.wait(server)
     while True:
         try:
-            for topic in TOPICS:
-                log.ends(topic)
-            store.ensure_bucket()
-            return
+            return ask()
         except (LogUnavailable, StoreUnavailable) as error:
             vain(error)
 
