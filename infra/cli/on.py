@@ -2,14 +2,16 @@
 
 The compose stack's ports and keys are read as compose itself reads them: from the environment,
 else from `.env` (or the files that COMPOSE_ENV_FILES names), else as in `.env.example`, which lists
-the defaults of `docker-compose.yml`.
+the defaults of `docker-compose.yml`. Compose ignores a key that none of its files reads: one that
+was misspelt is refused here, by name.
 Looked at before any verb is imported, so this module imports nothing that takes time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,13 +53,18 @@ def is_elsewhere() -> bool:
 def compose_environ(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """The settings with which this machine reaches the compose stack of the checkout at `root`.
 
-    Raises `NotHere` for a value that compose would expand.
+    Raises `NotHere` for a value that compose would expand, and for a key without effect.
     """
-    files = (environ.get("COMPOSE_ENV_FILES") or ".env").split(",")
-    values = dict(_given(dotenv(root / ".env.example")))
+    files = [root / f for f in (environ.get("COMPOSE_ENV_FILES") or ".env").split(",")]
+    example = dotenv(root / ".env.example")
+    known = {*example, "COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "COMPOSE_PROFILES"}
+    values = dict(_given(example))
     for file in files:
-        values.update(_given(dotenv(root / file)))
+        values.update(_given(dotenv(file)))
     values.update(_given(environ))
+    known |= _read_by_compose(root, values.get("COMPOSE_FILE", "docker-compose.yml"))
+    for file in files:
+        _refuse_without_effect(file, dotenv(file), known)
     host = "127.0.0.1" if values["BIND_HOST"] == "0.0.0.0" else values["BIND_HOST"]
     return {
         VARIABLE: COMPOSE,
@@ -70,6 +77,25 @@ def compose_environ(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
         "RALO_NAMESPACE": values.get("NAMESPACE", ""),
         "RALO_POLICY": values["RALO_POLICY"],
     }
+
+
+def _read_by_compose(root: Path, files: str) -> set[str]:
+    paths = (root / file for file in files.split(os.pathsep))
+    return {name for p in paths if p.is_file() for name in re.findall(r"\$\{(\w+)", p.read_text())}
+
+
+def _refuse_without_effect(path: Path, names: Iterable[str], known: set[str]) -> None:
+    """Refuse what looks like a key that compose reads, and settings that it hands on to nobody."""
+    for name in sorted({*names} - known):
+        # Imported here: most files have no such key.
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, sorted(known), n=1, cutoff=0.85)
+        if near:
+            raise NotHere(f"{path}: no compose file reads {name}: did you mean {near[0]}?")
+        if name.startswith("RALO_"):
+            handed_on = ", ".join(sorted(k for k in known if k.startswith("RALO_")))
+            raise NotHere(f"{path}: no compose file reads {name}: containers get {handed_on} only")
 
 
 def _given(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -63,6 +63,34 @@ def test_a_value_that_compose_would_expand_is_refused(tmp_path: Path) -> None:
         compose_environ(tmp_path, {})
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("KAFKA_PROT=1111", "KAFKA_PROT: did you mean KAFKA_PORT?"),
+        ("COMPOSE_PROJEKT_NAME=other", "did you mean COMPOSE_PROJECT_NAME?"),
+        ("RALO_POLICI=other", "RALO_POLICI: did you mean RALO_POLICY?"),
+        ("RALO_NICE=0", "RALO_NICE: containers get RALO_POLICY only"),
+    ],
+)
+def test_a_key_without_effect_is_refused_by_name(tmp_path: Path, line: str, said: str) -> None:
+    _write(tmp_path, line)
+    with pytest.raises(NotHere, match=re.escape(said)):
+        compose_environ(tmp_path, {})
+
+
+def test_keys_of_others_and_of_ones_own_compose_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_text("services: {a: {image: 'a:${KAFKA_PROT}-${RALO_NICE:-1}'}}")
+    own = ["KAFKA_PROT=1", "RALO_NICE=0", "COMPOSE_FILE=docker-compose.yml:mine.yml"]
+    _write(tmp_path, *own, "COMPOSE_ANSI=never", "EDITOR=vi")
+    assert compose_environ(tmp_path, {})["RALO_KAFKA__BOOTSTRAP_SERVERS"] == "127.0.0.1:9092"
+
+
+def _write(root: Path, *lines: str) -> None:
+    (root / ".env").write_text("\n".join(lines) + "\n")
+    for name in ("docker-compose.yml", ".env.example"):
+        (root / name).write_text((ROOT / name).read_text())
+
+
 def test_the_example_may_be_exported_whole() -> None:
     refuse_unknown(dotenv(ROOT / ".env.example"))
 
