@@ -29,11 +29,20 @@ def test_no_service_has_a_right_that_it_does_not_need(name: str) -> None:
     assert ("user" in service and service["user"].startswith("0")) == (name == "minio-volume")
 
 
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_memory_is_limited_and_processors_are_where_one_asks_for_it(name: str) -> None:
+    limits = SERVICES[name]["deploy"]["resources"]["limits"]
+    assert re.fullmatch(r"(\$\{\w+_MEMORY:-)?\d+[gm]\}?", limits["memory"])
+    # To compose 0 is no limit; more than a machine has is refused, so it cannot be a default.
+    assert (name == "minio-volume") != bool(
+        re.fullmatch(r"\$\{\w+_CPUS:-0\}", limits.get("cpus", ""))
+    )
+
+
 @pytest.mark.parametrize("name", LASTING)
-def test_every_lasting_service_restarts_has_a_limit_and_a_check(name: str) -> None:
+def test_every_lasting_service_restarts_and_has_a_check(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] == "unless-stopped"
-    assert service["deploy"]["resources"]["limits"]["memory"]
     assert service["healthcheck"]["test"][0] == "CMD" and service["logging"]
 
 
@@ -78,8 +87,26 @@ def test_the_broker_is_the_embedded_stack_s_and_its_settings_are_for_one_node() 
 
 @pytest.mark.parametrize("name", ["sampler-gpu", "trainer-gpu"])
 def test_a_gpu_is_reserved_only_in_its_profile(name: str) -> None:
-    (device,) = SERVICES[name]["deploy"]["resources"]["reservations"]["devices"]
+    (device,) = _devices(SERVICES[name])
     assert device["capabilities"] == ["gpu"] and SERVICES[name]["profiles"] == ["gpu"]
+    assert device["device_ids"] == [f"${{{name.removesuffix('-gpu').upper()}_GPU:-0}}"]
+
+
+def test_the_example_of_two_gpus_gives_the_second_to_services_of_its_own() -> None:
+    text = (ROOT / "examples/compose/two-gpus.yml").read_text()
+    # Compose's own tag: without it the lists of both files are joined.
+    assert text.count("devices: !override") == 2
+    second = yaml.safe_load(text.replace("!override", ""))["services"]
+    assert sorted(second) == ["sampler-gpu1", "trainer-gpu1"]
+    for name, service in second.items():
+        assert service["extends"] == {"file": "docker-compose.yml", "service": name[:-1]}
+        (device,), (first,) = _devices(service), _devices(SERVICES[name[:-1]])
+        assert device == {**first, "device_ids": ["1"]}
+
+
+def _devices(service: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = service["deploy"]["resources"]["reservations"]["devices"]
+    return found
 
 
 def test_the_stand_ins_have_the_names_that_compose_and_the_dockerfile_ask_for() -> None:
