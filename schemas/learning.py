@@ -268,6 +268,9 @@ class WeightVersion(Spilling):
     resume: dict[str, int] = {}
     totals: Totals = Totals()
     lineage: list[int] = []
+    mission_steps: dict[str, int] = Field(
+        {}, description="steps of each mission along the parents, this one's last; for schedules"
+    )
     staleness: float | None = Field(None, description="mean over the samples learnt from")
     reason: str = ""
     environment: Environment

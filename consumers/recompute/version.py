@@ -92,11 +92,27 @@ def _upload(at: dict[str, Record], applied: AppliedUpload) -> GradientUpload:
     return record.event
 
 
+def _turn(evidence: Evidence) -> int:
+    """Where the mission's schedule stood; it was the policy's count before missions had theirs."""
+    from streams.learning.manifests import mission_steps
+
+    manifest, parent = evidence.manifest, evidence.parent
+    if not manifest.mission_steps:
+        return parent.step.step + 1 if parent.step else 1
+    expected = mission_steps(parent, manifest.mission_id)
+    if manifest.mission_steps != expected:
+        raise NotReproduced(
+            f"version {manifest.version} of {manifest.policy}: its parent's missions have taken "
+            f"{expected} steps with this one, the manifest says {manifest.mission_steps}"
+        )
+    return expected[manifest.mission_id]
+
+
 def _take(evidence: Evidence, folder: Path) -> Generator[Effect, Any, "StepFiles"]:
     from streams.learning.scratch import Scratch
     from streams.learning.step import Unreadable, fetch_checkpoint, fetch_gradient, take_step
 
-    scratch, parent = Scratch(folder), evidence.parent
+    scratch, parent, turn = Scratch(folder), evidence.parent, _turn(evidence)
     old = yield from fetch_checkpoint(scratch, parent.shards, parent.optimizer)
     gradients = []
     for number, upload in enumerate(evidence.uploads):
@@ -105,4 +121,4 @@ def _take(evidence: Evidence, folder: Path) -> Generator[Effect, Any, "StepFiles
         except Unreadable as error:
             raise NotReproduced(f"upload {upload.upload_id}: {error}") from error
         gradients.append((vector, upload.weight))
-    return take_step(scratch, parent, old, gradients, evidence.mission.training)
+    return take_step(scratch, parent, old, gradients, evidence.mission.training, turn)

@@ -44,6 +44,7 @@ from streams.learning.manifests import (
     applied_upload,
     base_version,
     content_id,
+    mission_steps,
     rollback_version,
     step_version,
 )
@@ -242,7 +243,9 @@ class Aggregator:
         self._scratch.keep([*head.shards.values(), *head.optimizer.values()])
         old = yield from fetch_checkpoint(self._scratch, head.shards, head.optimizer)
         gradients = [(joined.gradient, joined.upload.weight) for joined in opened.joined]
-        new = take_step(self._scratch, head, old, gradients, training)
+        mission_id = opened.mission.mission_id
+        turn = mission_steps(head, mission_id)[mission_id]
+        new = take_step(self._scratch, head, old, gradients, training, turn)
         content = content_id(self._ledger.head_sha256, opened)
         shards = yield from self._store(content, new.weights)
         optimizer = yield from self._store(content, new.moments)

@@ -24,6 +24,10 @@ from streams.learning.layout import ELEMENT_BYTES, FlatLayout
 from streams.learning.ledger import Ledger
 
 
+MISSIONS_COUNTED = 16
+"""Missions whose steps a manifest counts: the latest, so that it does not grow with the log."""
+
+
 @dataclass(frozen=True)
 class Joined:
     """One upload of the open step, with its gradient fetched."""
@@ -84,6 +88,20 @@ def content_id(parent_sha256: str, opened: OpenStep) -> str:
     return derived_id("step", parent_sha256, uploads, opened.mission.mission_id, here)
 
 
+def mission_steps(parent: WeightVersion, mission_id: str) -> dict[str, int]:
+    """The steps of each mission along the parents, after one of this mission, which comes last.
+
+    A parent from before missions were counted gives its own mission the policy's steps: what the
+    schedule counted then, so a mission under way keeps the rates that it began with.
+    """
+    counts = dict(parent.mission_steps)
+    if not counts and parent.step:
+        counts = {parent.mission_id: parent.step.step}
+    taken = counts.pop(mission_id, 0) + 1
+    latest = list(counts.items())[1 - MISSIONS_COUNTED :]
+    return {**dict(latest), mission_id: taken}
+
+
 def step_version(
     ledger: Ledger,
     head: WeightVersion,
@@ -115,6 +133,7 @@ def step_version(
         resume=ledger.resume,
         totals=ledger.totals,
         lineage=lineage_of_child(head, mission.training.staleness_max),
+        mission_steps=mission_steps(head, mission.mission_id),
         staleness=mean_staleness(groups, head),
         environment=environment(),
     )

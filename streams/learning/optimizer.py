@@ -23,7 +23,7 @@ class Moments:
 
 
 def learning_rate(step: int, training: Training) -> float:
-    """The rate of Adam step `step` (from 1): linear warm-up, then the mission's schedule.
+    """The rate of the mission's step `step` (from 1): linear warm-up, then its schedule.
 
     Linear and cosine schedules start at the full rate after the warm-up and are 0 after
     `total_steps`.
@@ -40,11 +40,14 @@ def learning_rate(step: int, training: Training) -> float:
     return training.learning_rate * shares[training.schedule]
 
 
-def adam_step(previous: int, grad_norm: float, training: Training) -> AdamStep:
-    """The next step after `previous`, clipped as `torch.nn.utils.clip_grad_norm_` does."""
+def adam_step(previous: int, mission_step: int, grad_norm: float, training: Training) -> AdamStep:
+    """The step after the policy's `previous`, clipped as `torch.nn.utils.clip_grad_norm_` does.
+
+    The policy's count corrects the bias of the moments, the mission's is its schedule's.
+    """
     return AdamStep(
         step=previous + 1,
-        learning_rate=learning_rate(previous + 1, training),
+        learning_rate=learning_rate(mission_step, training),
         grad_norm=grad_norm,
         clip_factor=min(1.0, training.clip_norm / (grad_norm + 1e-6)),
     )

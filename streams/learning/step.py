@@ -92,16 +92,18 @@ def take_step(
     checkpoint: Checkpoint,
     gradients: Sequence[tuple[FlatVector, float]],
     training: Training,
+    mission_step: int,
 ) -> StepFiles:
     """Fold, clip, AdamW: two passes over the chunks; memory is a few chunks.
 
     `gradients` are vectors with their weights in canonical order; the fold replaces the first.
+    `mission_step` says where the mission's schedule stands, from 1.
     """
     layout = checkpoint.layout
     chunks = chunk_ranges(layout.total, parent.layout.chunk_elements)
     vectors, weights = [g for g, _ in gradients], [w for _, w in gradients]
     norm = fold(vectors, weights, chunks)
-    step = adam_step(parent.step.step if parent.step else 0, norm, training)
+    step = adam_step(parent.step.step if parent.step else 0, mission_step, norm, training)
     files = _create(scratch, checkpoint, step)
     with torch.no_grad():
         _update(checkpoint, files, vectors[0], chunks, training)

@@ -65,7 +65,7 @@ def step(folder: Path, gradients: list[torch.Tensor], of: Mission) -> StepFiles:
     store, scratch = MemoryStore(), Scratch(folder)
     version = base(store, of)
     vectors = [(vector_of(folder / f"g{i}", g), 100.0) for i, g in enumerate(gradients)]
-    return take_step(scratch, version, checkpoint(scratch, store, version), vectors, of.training)
+    return take_step(scratch, version, checkpoint(scratch, store, version), vectors, of.training, 1)
 
 
 def weights_of(files: StepFiles) -> torch.Tensor:
@@ -114,8 +114,8 @@ def test_opposed_gradients_are_clipped_by_the_norm_of_their_mean(tmp_path: Path)
 
 
 def test_a_short_gradient_is_not_clipped() -> None:
-    assert adam_step(4, 0.3, Training(clip_norm=0.5)).clip_factor == 1.0
-    assert adam_step(4, 0.3, Training(clip_norm=0.5)).step == 5
+    assert adam_step(4, 1, 0.3, Training(clip_norm=0.5)).clip_factor == 1.0
+    assert adam_step(4, 1, 0.3, Training(clip_norm=0.5)).step == 5
 
 
 def test_one_chunk_gives_the_bits_of_torch_adamw(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_many_steps_in_chunks_follow_torch_adamw(tmp_path: Path) -> None:
     for one in gradients:
         vectors = [(vector_of(tmp_path / "g", one), 3.0)]
         at = checkpoint(scratch, store, version)
-        files = take_step(scratch, version, at, vectors, of.training)
+        files = take_step(scratch, version, at, vectors, of.training, 1)
         version = version.model_copy(
             update={
                 "step": files.step,
