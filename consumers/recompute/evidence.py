@@ -71,7 +71,8 @@ def must_hash(record: Record, sha256: str, what: str) -> None:
     actual = digest(record.value or b"")
     if actual != sha256:
         raise NotReproduced(
-            f"{record.at}: {what} by sha256 {sha256[:16]}…, the record has {actual[:16]}…"
+            f"{record.at}: {what} by sha256 {sha256[:16]}…, the record has {actual[:16]}…: was the "
+            "log changed, or is it another one?"
         )
 
 

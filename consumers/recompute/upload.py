@@ -116,7 +116,8 @@ def _must_be_read(
     if actual != upload.records_sha256:
         raise NotReproduced(
             f"{what}: it was made of records with sha256 {upload.records_sha256[:16]}…, those at "
-            f"its {len(samples)} places have {actual[:16]}…"
+            f"its {len(samples)} places have {actual[:16]}…: was the log changed, or is it "
+            "another one?"
         )
 
 

@@ -246,7 +246,7 @@ class Aggregator:
         mission_id = opened.mission.mission_id
         turn = mission_steps(head, mission_id)[mission_id]
         new = take_step(self._scratch, head, old, gradients, training, turn)
-        content = content_id(self._ledger.head_sha256, opened)
+        content = content_id(self._ledger.head_sha256, opened, new.step)
         shards = yield from self._store(content, new.weights)
         optimizer = yield from self._store(content, new.moments)
         event = step_version(self._ledger, head, opened, new.step, (shards, optimizer))

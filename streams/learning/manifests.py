@@ -23,7 +23,6 @@ from streams.learning.flat import FlatVector
 from streams.learning.layout import ELEMENT_BYTES, FlatLayout
 from streams.learning.ledger import Ledger
 
-
 MISSIONS_COUNTED = 16
 """Missions whose steps a manifest counts: the latest, so that it does not grow with the log."""
 
@@ -81,11 +80,12 @@ def base_version(mission: Mission, report: MissionReport, layout: FlatLayout) ->
     )
 
 
-def content_id(parent_sha256: str, opened: OpenStep) -> str:
-    """The id of all that a step's weights are made of, known before they are."""
+def content_id(parent_sha256: str, opened: OpenStep, step: AdamStep) -> str:
+    """The id of all that a step's weights are made of, and of how the step was taken."""
     uploads = [joined.applied.record_sha256 for joined in opened.joined]
     here = environment().model_dump(mode="json")
-    return derived_id("step", parent_sha256, uploads, opened.mission.mission_id, here)
+    how = step.model_dump(mode="json")
+    return derived_id("step", parent_sha256, uploads, opened.mission.mission_id, here, how)
 
 
 def mission_steps(parent: WeightVersion, mission_id: str) -> dict[str, int]:
