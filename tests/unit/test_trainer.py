@@ -382,6 +382,16 @@ def test_the_reference_is_the_base_model_of_the_policy(world: World) -> None:
     assert world.upload(batch).stats["kl_reference"] == 0
 
 
+def test_a_report_that_names_no_base_leaves_that_of_the_policy(world: World) -> None:
+    """As the provider wrote them of a policy's second mission, once."""
+    report = MissionReport(mission_id="m", policy="p", stage="prepared")
+    files = {"base_files": world.base.files, "base_shards": world.base.shards}
+    world.observe(report.model_copy(update=files), report.model_copy(update={"mission_id": "n"}))
+    world.observe(mission("n", algorithm={"settings": {"kl": 0.5}}))
+    upload = world.upload(world.batch((0, group("a", mission_id="n"))))
+    assert "kl_reference" in upload.stats
+
+
 @pytest.mark.parametrize("name", ["grpo", "gspo", "treepo"])
 def test_micro_batches_add_up_to_the_whole(folder: Path, held: PolicyModel, name: str) -> None:
     groups = [group(letter) for letter in "abcd"]
