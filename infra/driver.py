@@ -9,9 +9,12 @@ publish outputs and offsets in one transaction. Invariants:
   abandoned when one of its partitions was revoked since;
 - whatever goes wrong before the commit, the loop seeks to the committed offsets and does the work
   again; a commit without a reply costs the producer, and its successor settles the matter;
-- every wait has a limit, after which the process exits loudly.
+- every wait has a limit, after which the process exits loudly;
+- a record is taken for deadly only when the process died of it: an end in order, be it told to stop
+  or tired of waiting, takes back the attempt that was noted.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -24,11 +27,21 @@ from infra.faults import Point, crash_points
 from infra.feed import Feed
 from infra.intake import Taken
 from infra.interpreter import drive, perform
-from infra.log import Aborted, Expelled, Log, LogUnavailable, Mark, Membership, WorkReader
+from infra.log import (
+    Aborted,
+    Expelled,
+    Log,
+    LogError,
+    LogUnavailable,
+    Mark,
+    Membership,
+    WorkReader,
+)
 from infra.metrics import Metrics
 from infra.patience import GaveUp, Patience
 from infra.positions import After, Positions
 from infra.publisher import Publisher
+from infra.settings import SettingsError
 from infra.state_inputs import StateInputs
 from infra.store import MissingObject, ObjectStore, StoreUnavailable
 from schemas.effects import Bury, Effect, Outputs, Processor, Put, Steps, Unready
@@ -40,6 +53,12 @@ logger = logging.getLogger("ralo.driver")
 COMMIT_IDLE_S = 1.0
 EXPELLED_MAX = 5
 EXPELLED_WITHIN_S = 60.0
+BROKER_PATIENCE = 10
+"""How many times longer to wait for the broker where an end would leave an attempt in the log."""
+
+
+class Stopped(Exception):
+    """Told to stop while waiting: what was under way is left to the successor."""
 
 
 class Driver:
@@ -61,8 +80,11 @@ class Driver:
         self.processor, self.log, self.store = processor, log, store
         self._metrics, self._clock = metrics, clock
         self._patience = Patience(
-            processor.name, patience_s, clock, sleep, lambda: self._feed.serve()
+            processor.name, patience_s, clock, sleep, self._meanwhile, self._broker_limit_s
         )
+        if metrics:
+            self._patience.counted = metrics.waits.inc
+        self._stop = threading.Event()
         self._point = point or crash_points(os.environ.get("RALO_CRASH_AT"))
         self._positions = Positions()
         self._kept: list[Bury] = []
@@ -84,19 +106,58 @@ class Driver:
     # -- the loop ---------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; the batch in hand is finished first."""
+        """Work until `stop` is set; the batch in hand is finished first, if it need not wait."""
+        self._stop = stop
         vain = self._patience.wait("the broker")
-        while not stop.is_set():
+        with contextlib.suppress(Stopped):
+            while not stop.is_set():
+                try:
+                    self._turn()
+                    vain = self._patience.wait("the broker")
+                except Expelled as error:
+                    self._rejoin(error)
+                except LogUnavailable as error:
+                    self._stale = True
+                    vain(error)
+        try:
+            self._take_back()
+        except LogError as error:
+            name = self.processor.name
+            logger.warning("%s: this stop will be taken for a death: %s", name, error)
+
+    def _turn(self) -> None:
+        """One step; should it wait in vain, then it ends the process once no attempt is left."""
+        try:
+            self.step()
+        except (GaveUp, SettingsError) as error:
+            if isinstance(error.__cause__, LogUnavailable):
+                raise
             try:
-                self.step()
-                vain = self._patience.wait("the broker")
-                if self._metrics:
-                    self._metrics.last_turn.set_to_current_time()
-            except Expelled as error:
-                self._rejoin(error)
-            except LogUnavailable as error:
+                self._take_back()
+            except Aborted:
+                # The group has moved on meanwhile: see first what is still this member's.
                 self._stale = True
-                vain(error)
+                return
+            raise
+        if self._metrics:
+            self._metrics.last_turn.set_to_current_time()
+
+    def _take_back(self, suspected: bool = False) -> None:
+        """Commit that no attempt is under way; `suspected`: only where predecessors died."""
+        marks = self._positions.survived(self._reader.assignment(), suspected)
+        if marks:
+            self._reader.commit(marks)
+            self._positions.taken_back(marks)
+
+    def _meanwhile(self) -> None:
+        """While waiting: the group is served, and a stop is heeded."""
+        if self._stop.is_set():
+            raise Stopped
+        with contextlib.suppress(LogUnavailable):
+            self._feed.serve()
+
+    def _broker_limit_s(self) -> float:
+        return self._patience.limit_s * (BROKER_PATIENCE if self._positions.noted else 1)
 
     def _rejoin(self, error: Expelled) -> None:
         """Become a member again; but two processes of one instance would do so in turn for ever."""
@@ -232,6 +293,8 @@ class Driver:
         """Nothing is published yet: offsets stay, and dead letters wait for what is held."""
         self._held = True
         self._kept.extend(outputs.buried)
+        # What is held was survived, and each further record is tried by itself.
+        self._take_back(suspected=True)
 
     def _note_attempt(self, taken: Taken) -> None:
         """Commit the attempt first where a predecessor may have died of these very records."""
@@ -256,6 +319,10 @@ class Driver:
 
     def _answer(self, effect: Effect, outputs: Outputs) -> Any:
         self._feed.serve()
+        if self._stop.is_set():
+            # Who waits for the end of this batch may lose patience and kill.
+            with contextlib.suppress(Aborted, LogUnavailable):
+                self._take_back()
         vain = self._patience.wait(f"{type(effect).__name__} of an object")
         while True:
             try:
@@ -274,6 +341,7 @@ class Driver:
         marks = {p: progress.at(position) for p, (progress, position) in after.items()}
         self._abandon_if_revoked(marks)
         started = self._clock()
+        self._positions.publishing(after)
         self._publisher.publish(messages, marks, membership)
         self._positions.published(after)
         self._held = False
@@ -327,7 +395,7 @@ class Driver:
     def _commit(self, positions: dict[Partition, int]) -> None:
         try:
             self._reader.commit(self._positions.at(positions))
-            self._positions.committed.update(positions)
+            self._positions.moved(positions)
         except (Aborted, LogUnavailable) as error:
             logger.info("%s: offsets not committed now: %s", self.processor.name, error)
 

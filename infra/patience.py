@@ -29,6 +29,10 @@ class Patience:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     meanwhile: Callable[[], None] = field(default=lambda: None)
+    broker_limit_s: Callable[[], float] | None = None
+    """How long to wait for the broker, where that is not `limit_s`."""
+    counted: Callable[[], None] = field(default=lambda: None)
+    """Called at the beginning of each wait for what is missing."""
 
     def wait(self, what: str) -> Vain:
         """A wait for `what`, beginning at the first vain attempt."""
@@ -39,15 +43,22 @@ class Patience:
             if began is None:
                 began = self.clock()
                 if error is not None:
+                    self.counted()
                     logger.info("%s: waiting for %s: %s", self.name, what, error)
-            if self.clock() - began > self.limit_s:
-                text = f"{self.name}: waited {self.limit_s:.0f} s for {what}"
+            limit_s = self._limit_s(error)
+            if self.clock() - began > limit_s:
+                text = f"{self.name}: waited {limit_s:.0f} s for {what}"
                 raise GaveUp(f"{text}: {error}" if error else text) from error
             self.meanwhile()
             if error is not None:
                 self.sleep(PAUSE_S)
 
         return vain
+
+    def _limit_s(self, error: BaseException | None) -> float:
+        if self.broker_limit_s is not None and isinstance(error, LogUnavailable):
+            return self.broker_limit_s()
+        return self.limit_s
 
     def until_available(self, what: str, attempt: Callable[[], Any]) -> Any:
         """The answer of an attempt, made again while the log does not answer."""

@@ -1,7 +1,7 @@
 """Where an instance stands in each partition that it owns: bookkeeping, without any I/O."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from infra.intake import Taken
 from infra.log import Mark
@@ -23,6 +23,12 @@ class Positions:
         self._progress: dict[Partition, Progress] = {}
         self._fresh: set[Partition] = set()
         self._noted: dict[Partition, tuple[Progress, Progress]] = {}
+        self._publishing: set[Partition] = set()
+
+    @property
+    def noted(self) -> bool:
+        """Whether the log holds an attempt of this process, to be taken for a death if it ends."""
+        return bool(self._noted)
 
     @property
     def owned(self) -> list[Partition]:
@@ -43,18 +49,24 @@ class Positions:
 
         All below a committed offset is settled, dead letters included; a wish may lie before it.
         """
+        # An attempt in a partition that went to another member is that one's to judge.
+        self._noted = {p: noted for p, noted in self._noted.items() if p in marks}
         self._progress = {p: self._survived(p, Progress.parse(mark)) for p, mark in marks.items()}
         start = {
             p: max(mark.offset, wished.get(p, 0)) if mark else wished.get(p, first(p))
             for p, mark in marks.items()
         }
         self.committed, self._fresh = dict(start), set(start)
+        self._publishing.clear()
         return start
 
     def _survived(self, partition: Partition, found: Progress) -> Progress:
         """An attempt noted by this very process, which is still alive, was no death."""
         before, noted = self._noted.get(partition, (found, None))
-        return before if found == noted else found
+        if found == noted:
+            return before
+        self._noted.pop(partition, None)
+        return found
 
     def careful(self) -> Partition | None:
         """A partition whose next records may be deadly."""
@@ -77,9 +89,9 @@ class Positions:
         A record that has killed often enough is moved to the batch's dead letters.
         """
         marks = {}
-        for partition, first in taken.first.items():
+        for partition in taken.first:
             progress = self._progress[partition]
-            if partition not in self._fresh and not progress.careful(first):
+            if partition not in self._fresh and not progress.attempts:
                 continue
             self._fresh.discard(partition)
             offsets = [r.offset for r in taken.records if r.partition == partition]
@@ -89,8 +101,30 @@ class Positions:
             elif offsets:
                 trying = progress.trying(taken.after[partition], alone)
                 self._noted[partition] = (progress, trying)
-                marks[partition] = trying.at(first)
+                # Not `first`: what lies before it may be held, or not committed yet.
+                marks[partition] = trying.at(self.committed[partition])
         return marks
+
+    def survived(
+        self, owned: Collection[Partition], suspected: bool = False
+    ) -> dict[Partition, Mark]:
+        """What to commit to take back the attempts noted in these partitions: nobody died.
+
+        With `suspected`, only where predecessors died.
+        """
+        return {
+            partition: before.at(self.committed[partition])
+            for partition, (before, _) in self._noted.items()
+            if partition in self._progress and partition in owned
+            # Where a commit's reply did not come, another would undo it.
+            if partition not in self._publishing
+            if before.attempts or not suspected
+        }
+
+    def taken_back(self, partitions: Collection[Partition]) -> None:
+        """What `survived` said was committed."""
+        for partition in partitions:
+            self._noted.pop(partition, None)
 
     def after(self, taken: Taken, source: Mapping[str, tuple[int, int]]) -> After:
         """Where a batch leads that is published with this source."""
@@ -105,12 +139,23 @@ class Positions:
         """Where outputs lead that no record caused: nowhere."""
         return {p: (self._progress[p], at) for p, at in self.committed.items()}
 
+    def publishing(self, after: After) -> None:
+        """A batch is being committed; unless `published` follows, a take-over tells whether it was."""
+        self._publishing.update(after)
+
     def published(self, after: After) -> None:
         """A batch was committed."""
         for partition, (progress, position) in after.items():
             self._progress[partition] = progress
             self.committed[partition] = position
             self._fresh.discard(partition)
+            self._publishing.discard(partition)
+            self._noted.pop(partition, None)
+
+    def moved(self, positions: Mapping[Partition, int]) -> None:
+        """What `at` said was committed."""
+        self.committed.update(positions)
+        self.taken_back(positions)
 
     def at(self, positions: Mapping[Partition, int]) -> dict[Partition, Mark]:
         """What to commit to move to these offsets without any output."""

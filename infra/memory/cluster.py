@@ -31,6 +31,12 @@ class Faults:
     """The commit happens; `deliver_late` lets a copy of the request arrive again."""
     unavailable_polls: int = 0
     """Polls raise `LogUnavailable`."""
+    unavailable_commits: int = 0
+    """Commits outside transactions raise `LogUnavailable`."""
+    unavailable_writers: int = 0
+    """Making a writer raises `LogUnavailable`."""
+    empty_polls: int = 0
+    """Polls of a group's members find nothing, whatever waits."""
 
     def take(self, name: str) -> bool:
         """Whether this fault is due now; counts it down."""

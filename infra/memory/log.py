@@ -5,7 +5,7 @@ Nothing sleeps: timeouts go to the cluster's `wait`; sessions and transactions e
 
 from collections.abc import Mapping, Sequence
 
-from infra.log import Message
+from infra.log import LogUnavailable, Message
 from infra.memory.cluster import Faults, MemoryCluster
 from infra.memory.readers import MemoryStateReader, MemoryWorkReader, to_record
 from infra.memory.view import View
@@ -41,6 +41,8 @@ class MemoryLog:
 
     def writer(self, transactional_id: str) -> MemoryWriter:
         """A producer; an older one with this id is fenced and its open transaction aborted."""
+        if self.faults.take("unavailable_writers"):
+            raise LogUnavailable("the transaction coordinator does not answer")
         return MemoryWriter(self._view, transactional_id)
 
     def append(self, messages: Sequence[Message]) -> list[Record]:

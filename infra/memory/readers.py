@@ -61,6 +61,8 @@ class MemoryWorkReader:
         with self._cluster.lock:
             self._serve()
             ready = self._owned - self._paused
+            if self._cluster.faults.take("empty_polls"):
+                ready = set()
             records = self._cursor.read(ready, max_records)
         if not records:
             self._cluster.wait(timeout_s)
@@ -113,6 +115,8 @@ class MemoryWorkReader:
     def commit(self, marks: Mapping[Partition, Mark]) -> None:
         """Commit positions outside a transaction; raises `Fenced` when no longer a member."""
         with self._cluster.lock:
+            if self._cluster.faults.take("unavailable_commits"):
+                raise LogUnavailable("the group coordinator does not answer")
             self._group.check(self._group.membership(self._member))
             self._group.marks.update(marks)
 

@@ -1,7 +1,10 @@
 """The driver on both backends: exactly once, whatever dies, and every wait ends."""
 
 import base64
+import contextlib
+import itertools
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -232,6 +235,106 @@ def test_kills_by_an_operator_make_no_record_deadly(world: World, ready: Log, fl
     fleet.finish(NAMES[:6], fleet.start(Copier()))
     assert letters(world, ready) == []
     assert_once(samples(world, ready), NAMES[:6])
+
+
+def test_waits_in_vain_make_no_record_deadly(
+    world: World, ready: Log, fleet: Fleet, store: ObjectStore
+) -> None:
+    ask(ready, ["p00"])
+    for _ in range(7):
+        driver = fleet.start(Fetcher(max_batch=1), patience_s=0.4)
+        with pytest.raises(GaveUp, match="needed"):
+            driver.run(threading.Event())
+        fleet.dies(driver)
+    store.put("needed", b"needed")
+    last = Fetcher(max_batch=1)
+    fleet.finish(["p00"], fleet.start(last))
+    assert letters(world, ready) == []
+    assert_once(samples(world, ready), ["p00"])
+    assert [len(batch.records) for batch in last.batches] == [1]
+
+
+def test_stops_make_no_record_deadly(world: World, ready: Log, fleet: Fleet) -> None:
+    """Neither while it waits, nor in mid-batch, even where a kill follows."""
+    ask(ready, ["p00"])
+    for turn in range(8):
+        stop, looks = threading.Event(), itertools.count()
+        watch = Watch(lambda looks=looks, stop=stop: next(looks) > 400 and stop.set())  # type: ignore[misc]
+        if turn % 2:
+            driver = fleet.start(Fetcher(max_batch=1), patience_s=1e6, watch=watch)
+            driver.run(stop)
+        else:
+            told = Copier(max_batch=1, on_record=lambda name, stop=stop: stop.set())  # type: ignore[misc]
+            driver = fleet.start(told, point=crash_at("sent_outputs"))
+            with pytest.raises(Crash):
+                driver.run(stop)
+        fleet.dies(driver)
+    fleet.finish(["p00"], fleet.start(Copier()))
+    assert letters(world, ready) == []
+    assert_once(samples(world, ready), ["p00"])
+
+
+def test_kills_while_a_batch_is_held_make_no_record_deadly(
+    world: World, ready: Log, fleet: Fleet
+) -> None:
+    ask(ready, NAMES[:4], key="k")
+    for _ in range(7):
+        held = Gatherer(max_batch=1, group="gatherer")
+        doomed = fleet.start(held)
+        run_until(world, lambda held=held: len(held.held) == 4, doomed)  # type: ignore[misc]
+        fleet.dies(doomed)
+    ask(ready, NAMES[4:6], key="k")
+    fleet.finish(["one"], fleet.start(Gatherer(max_batch=1, group="gatherer")))
+    assert letters(world, ready) == []
+    assert [s.problem_id for s in samples(world, ready)] == ["+".join(NAMES[:6])]
+
+
+@dataclass
+class Mortal(Gatherer):
+    """Dies of one record, `deaths` times at most."""
+
+    group: str = "gatherer"
+    killer: str = ""
+    deaths: int = 99
+
+    def process(self, batch: Batch) -> Steps:
+        names = [decode("problems", record.value).key for record in batch.records]
+        if self.killer in names and self.deaths > 0:
+            raise Crash(self.killer)
+        return (yield from super().process(batch))
+
+
+def test_the_deadly_one_of_a_held_batch_is_found(world: World, ready: Log, fleet: Fleet) -> None:
+    ask(ready, NAMES[:7], key="k")
+    deaths = 0
+    driver = fleet.start(Mortal(max_batch=1, killer="p03"))
+    while not samples(world, ready):
+        try:
+            fleet.finish(["one"], driver)
+        except Crash:
+            deaths += 1
+            assert deaths < 12
+            fleet.dies(driver)
+            driver = fleet.start(Mortal(max_batch=1, killer="p03"))
+    (letter,) = letters(world, ready)
+    assert (letter.reason, letter.origin_offset, deaths) == ("deadly", 3, 5)
+    rest = [name for name in NAMES[:7] if name != "p03"]
+    assert [s.problem_id for s in samples(world, ready)] == ["+".join(rest)]
+
+
+def test_a_careful_driver_commits_nothing_that_it_holds(
+    world: World, ready: Log, fleet: Fleet
+) -> None:
+    ask(ready, NAMES[:12], key="k")
+    for deaths in (1, 1, 1, 0):
+        processor = Mortal(max_batch=8, gather=12, killer="p00", deaths=deaths)
+        doomed = fleet.start(processor)
+        with contextlib.suppress(Crash):
+            run_until(world, lambda p=processor: len(p.held) == 8, doomed)  # type: ignore[misc]
+        fleet.dies(doomed)
+    fleet.finish(["one"], fleet.start(Gatherer(max_batch=8, gather=12, group="gatherer")))
+    assert [s.problem_id for s in samples(world, ready)] == ["+".join(NAMES[:12])]
+    assert_contiguous(samples(world, ready), ready)
 
 
 def test_a_held_batch_is_published_with_what_completes_it(
