@@ -94,7 +94,9 @@ class Training(Strict):
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
-    total_steps: int = Field(1000, ge=1, description="where linear and cosine schedules end")
+    total_steps: int = Field(
+        1000, ge=1, description="steps of the mission after which linear and cosine schedules end"
+    )
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
