@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,8 +90,14 @@ def _plain(event: Any) -> dict[str, Any]:
 
 def missions(log: Log, mission_id: str | None = None) -> dict[str, MissionView]:
     """All missions in the order of the log, or the one; of a repeated id the first counts."""
+    topics = (MISSIONS, MISSION_RESULTS)
+    return fold(record for t in topics for record in read(t.name, log=log, mission=mission_id))
+
+
+def fold(records: Iterable[Record]) -> dict[str, MissionView]:
+    """The missions in decoded records, those of `mission-results` last."""
     views: dict[str, MissionView] = {}
-    for record in _records(log, mission_id):
+    for record in records:
         match record.event:
             case Mission(mission_id=id_) as mission:
                 views.setdefault(id_, MissionView(mission, MissionState(mission_id=id_)))
@@ -103,11 +109,6 @@ def missions(log: Log, mission_id: str | None = None) -> dict[str, MissionView]:
         if view is not None:
             view.state = observe(view.state, record)
     return views
-
-
-def _records(log: Log, mission_id: str | None) -> Iterator[Record]:
-    for topic in (MISSIONS, MISSION_RESULTS):
-        yield from read(topic.name, log=log, mission=mission_id)
 
 
 def with_progress(log: Log, view: MissionView) -> MissionView:

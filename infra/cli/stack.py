@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 from infra import supervision
 from infra.embedded.stack import Endpoints, ServerStatus, Stack
-from infra.settings import settings
+from infra.settings import SettingsError, kafka_bootstrap, settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -55,23 +56,48 @@ def down(
 
 
 def status(as_json: AsJson = False) -> None:
-    """Show the servers, their ports, memory and disk, and the processors; 3 if one is not up."""
+    """Show servers, processors, and what is in flight of each mission; 3 if a server is not up.
+
+    A processor's lag is how many records wait for it and its like of the same policy.
+    """
+    # Imported here: what reads the log takes time that `up` and `down` need not pay.
+    from infra.cli.at_work import with_lag
+
     servers = Stack(settings()).status()
-    processors = supervision.processors_status()
+    at_work, why = _missions_at_work(servers)
+    processors = with_lag(supervision.processors_status(), at_work)
     supervisor = supervision.running(settings())
     if as_json:
-        rows = [server.as_dict() for server in servers]
         found = {"pid": supervisor.pid, "outdated": supervisor.outdated} if supervisor else None
+        rows = [server.as_dict() for server in servers]
         document = {"servers": rows, "processors": processors, "supervisor": found}
-        print(json.dumps(document, default=str))
+        print(json.dumps(document | {"missions": at_work}, default=str))
     else:
-        _print_tables(servers, processors)
+        _print_servers(servers)
+        _print_rows(processors)
+        _print_rows([_line(row) for row in at_work or ()])
         if processors and supervisor is None:
             say("the processors' supervisor does not run: `ralo up` starts it")
         elif supervisor and supervisor.outdated:
             say("the processors run code from before an upgrade or edit: `ralo up` restarts them")
+    if why:
+        say(f"what is in flight is not known: {why}")
     if any(server.state not in ("running", "external") for server in servers):
         raise typer.Exit(3)
+
+
+def _missions_at_work(servers: list[ServerStatus]) -> tuple[list[dict[str, Any]] | None, str]:
+    """The rows, or None and why there are none."""
+    from infra.cli.at_work import NotKnown, missions_at_work
+    from infra.connect import connect_log
+
+    (broker,) = (server for server in servers if server.name == "kafka")
+    if broker.state not in ("running", "external"):
+        return None, f"Kafka is {broker.state}"
+    try:
+        return missions_at_work(connect_log(settings()), kafka_bootstrap(settings())), ""
+    except (NotKnown, SettingsError) as error:
+        return None, str(error)
 
 
 def _public(endpoints: Endpoints) -> dict[str, Any]:
@@ -79,28 +105,39 @@ def _public(endpoints: Endpoints) -> dict[str, Any]:
     return {"kafka": endpoints.kafka, "s3": s3, "state_dir": str(settings().state_dir)}
 
 
-def _print_tables(servers: list[ServerStatus], processors: list[dict[str, Any]]) -> None:
+def _print_servers(servers: list[ServerStatus]) -> None:
+    _print_rows(
+        [
+            {
+                "server": server.name,
+                "state": server.state,
+                "address": server.address,
+                "pid": server.pid,
+                "up": duration(server.uptime_s),
+                "memory": megabytes(server.memory_bytes),
+                "disk": megabytes(server.disk_bytes),
+            }
+            for server in servers
+        ]
+    )
+
+
+def _line(at_work: Mapping[str, Any]) -> dict[str, str]:
+    in_flight = ", ".join(f"{count} {name}" for name, count in at_work["in_flight"].items())
+    ids = {name: at_work[name] for name in ("mission_id", "policy", "phase")}
+    return ids | {"in flight": in_flight}
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table with the names of the first row's fields above it; nothing without rows."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    table = Table("server", "state", "address", "pid", "up", "memory", "disk", box=None)
-    for server in servers:
-        table.add_row(
-            server.name,
-            server.state,
-            server.address or "",
-            str(server.pid or ""),
-            duration(server.uptime_s),
-            megabytes(server.memory_bytes),
-            megabytes(server.disk_bytes),
-        )
-    console.print(table)
-    if processors:
-        table = Table(*processors[0], box=None)
-        for row in processors:
+    if rows:
+        table = Table(*rows[0], box=None)
+        for row in rows:
             table.add_row(*("" if value is None else str(value) for value in row.values()))
-        console.print(table)
+        Console().print(table)
 
 
 def duration(seconds: float | None) -> str:

@@ -1,5 +1,8 @@
 """A paused mission has no processors; an order that ends it brings them back until it has ended."""
 
+import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TypeVar
@@ -7,6 +10,7 @@ from typing import TypeVar
 import pytest
 from running import Loop, running, small_mission, until
 
+from consumers.progress import TOPICS, Progress
 from consumers.read import read
 from infra.embedded.stack import Endpoints
 from schemas.base import Event
@@ -30,12 +34,26 @@ def test_a_paused_mission_can_be_ended(
         until(lambda: len(loop.versions("held")) > 5, 240, loop.last_words)
         loop.submit(MissionControl(mission_id="held", action="pause"))
         until(lambda: not _learners(loop), 60, loop.last_words)
+        _assert_shown(loop)
         loop.submit(MissionControl.model_validate({"mission_id": "held", "action": action}))
         result = loop.until_result("held", 120)
         report = loop.audit()
     assert (result.outcome, result.versions) == (outcome, loop.versions("held")[-1].version)
     assert report.ok, {i.name: i.first for i in report.invariants if i.broken}
     assert (report.in_flight.problems, report.in_flight.samples) == (0, 0)
+
+
+def _assert_shown(loop: Loop) -> None:
+    """What `ralo status` reads off the ends of the log is what all of it says."""
+    progress = Progress(mission="held")
+    for topic in TOPICS:
+        for record in read(topic.name, log=loop.log):
+            progress.observe(record)
+    command = [sys.executable, "-m", "infra.cli", "status", "--json"]
+    shown = subprocess.run(command, env=loop.environ, capture_output=True, text=True, check=True)
+    (row,) = json.loads(shown.stdout)["missions"]
+    assert (row["mission_id"], row["phase"]) == ("held", "paused")
+    assert row["in_flight"] == progress.in_flight
 
 
 def test_a_pause_longer_than_the_budget_leaves_the_mission_its_seconds(
