@@ -26,6 +26,7 @@ from schemas.base import Event
 from schemas.learning import WeightVersion
 from schemas.missions import Mission, MissionResult, parse_mission
 
+NOTHING: Mapping[str, str] = {}
 LEARNERS = ("provider", "sampler", "trainer", "aggregator")
 
 
@@ -168,11 +169,17 @@ def _try(look: Callable[[], Any]) -> Any:
 
 @contextmanager
 def running(
-    endpoints: Endpoints, namespace: str, folder: Path, crash_at: str = "", **scale: int
+    endpoints: Endpoints,
+    namespace: str,
+    folder: Path,
+    crash_at: str = "",
+    environ: Mapping[str, str] = NOTHING,
+    **scale: int,
 ) -> Iterator[Loop]:
     """The loop in a namespace of its own, its processes stopped at the end."""
     s3 = endpoints.s3
     environ = {
+        **environ,
         "RALO_STATE_DIR": str(folder),
         "RALO_NAMESPACE": namespace,
         "RALO_KAFKA__BOOTSTRAP_SERVERS": endpoints.kafka,

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,13 @@ def test_a_run_goes_on_when_one_of_two_is_gone_for_good(
     assert_clean(loop, "gone")
 
 
-@pytest.mark.parametrize("point", ["after_put", "sent_offsets", "committed"])
+def died(loop: Loop, kinds: Iterable[str]) -> bool:
+    """Whether a process of each kind was killed."""
+    rows = loop.processes().items()
+    return all(any(n.startswith(k) and r["last_exit"] == -9 for n, r in rows) for k in kinds)
+
+
+@pytest.mark.parametrize("point", ["sent_offsets", "committed"])
 def test_death_at_a_named_point_loses_nothing(
     stack: Endpoints, namespace: str, tmp_path: Path, point: str
 ) -> None:
@@ -81,21 +88,35 @@ def test_death_at_a_named_point_loses_nothing(
     mission = small_mission(name, tmp_path, budget={"problems": 600})
     with running(stack, namespace, tmp_path, crash_at=f"{point}:12") as loop:
         loop.submit(mission)
-        # The provider puts objects only while it prepares a mission.
-        wanted = LEARNERS[2:] if point == "after_put" else LEARNERS
-
-        def all_died() -> bool:
-            rows = loop.processes()
-            return all(
-                any(n.startswith(kind) and r["last_exit"] == -9 for n, r in rows.items())
-                for kind in wanted
-            )
-
-        until(all_died, 300, loop.last_words)
+        until(lambda: died(loop, (*LEARNERS, "evaluator")), 300, loop.last_words)
         loop.stop()
         loop.start()
         loop.until_result(name, 300)
     assert_clean(loop, name)
+
+
+def test_death_after_an_object_was_put_loses_nothing(
+    stack: Endpoints, namespace: str, tmp_path: Path
+) -> None:
+    """Groups of so many completions are objects; the provider puts only while it prepares."""
+    mission = small_mission(
+        "after-put",
+        tmp_path,
+        model={"new": {"positions": 16}},
+        rollout={"group_size": 448, "max_tokens": 8, "problems_per_batch": 4},
+        training={"groups_per_upload": 4},
+        budget={"problems": 64},
+    )
+    with running(stack, namespace, tmp_path, crash_at="after_put:2") as loop:
+        loop.submit(mission)
+        until(lambda: died(loop, ["provider"]), 120, loop.last_words)
+        loop.stop()
+        loop.start("after_put:12")
+        until(lambda: died(loop, LEARNERS[1:]), 300, loop.last_words)
+        loop.stop()
+        loop.start()
+        loop.until_result("after-put", 300)
+    assert_clean(loop, "after-put")
 
 
 def test_random_kills_and_restarts_of_the_servers_lose_nothing(
