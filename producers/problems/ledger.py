@@ -11,7 +11,7 @@ from schemas.learning import DeadLetter, Problem, UploadsRefused, WeightVersion
 from schemas.missions import Mission, MissionControl, MissionReport
 from schemas.records import Partition, Record
 from schemas.tensors import ObjectRef
-from schemas.topics import PROBLEMS, NewerSchema, Undecodable, decode
+from schemas.topics import MISSIONS, PROBLEMS, NewerSchema, Undecodable, decode
 
 Files = dict[str, ObjectRef]
 
@@ -133,6 +133,8 @@ class Ledger:
     def __init__(self) -> None:
         self.courses: dict[str, Course] = {}
         self.flows: dict[str, Flow] = {}
+        self._deadly: dict[str, str] = {}
+        """Where records of `missions` lay that killed the provider, and what was said of it."""
         self._read: dict[Partition, int] = {}
 
     def flow(self, policy: str) -> Flow:
@@ -143,6 +145,11 @@ class Ledger:
         """Whether the mission was in the log before this record of `missions`."""
         course = self.courses.get(mission_id)
         return course is not None and course.offset < record.offset
+
+    def condemned(self, flow: Flow) -> list[tuple[Course, str]]:
+        """The policy's missions that nobody will prepare, for they kill the provider; and why."""
+        waiting = (c for c in flow.queue if not c.answered and not c.announced)
+        return [(c, self._deadly[c.at]) for c in waiting if c.at in self._deadly]
 
     def has_read(self, record: Record) -> bool:
         """Whether everything up to and including this record was observed."""
@@ -213,6 +220,8 @@ class Ledger:
             flow.head = event
 
     def _dead(self, letter: DeadLetter) -> None:
+        if letter.origin_topic == MISSIONS.name and letter.reason == "deadly":
+            self._deadly[letter.at] = letter.detail
         if letter.origin_topic != PROBLEMS.name:
             return
         try:

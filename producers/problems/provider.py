@@ -164,6 +164,9 @@ class ProblemProvider:
             for course in flow.queue
             if course.prepared and not course.announced and self._is_through(flow, course)
         ]
+        actions += [
+            self._report(course, "rejected", why) for course, why in self._ledger.condemned(flow)
+        ]
         course = flow.current()
         if course is None or course.announced or actions:
             return actions

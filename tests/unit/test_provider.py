@@ -200,6 +200,23 @@ def assert_rejected(wrong: Mission, detail: str) -> None:
     assert not world.events(Problem)
 
 
+def test_a_mission_that_killed_the_provider_is_rejected_once_and_holds_up_no_other(
+    source: Path,
+) -> None:
+    world = World()
+    deadly = world.publish(mission(source))
+    # The driver, which has counted the deaths, buries the record and commits past it.
+    world.bury(Bury(deadly, "deadly", "the process died 5 times in a row while working on it"))
+    world.committed = 1
+    world.publish(mission(source, "m2"))
+    for _ in range(2):
+        instance = running(world)
+        instance.settle()
+    (report,) = world.reports("rejected")
+    assert report.mission_id == "m1" and "died 5 times" in report.reason
+    assert not world.problems("m1") and world.problems("m2")
+
+
 def test_an_id_is_used_once(source: Path) -> None:
     world = World()
     world.publish(mission(source))
