@@ -23,6 +23,7 @@ from infra.embedded import process
 from infra.embedded.process import ProcessId
 from infra.embedded.state import write_whole
 from infra.instance import try_lock
+from infra.interrupts import interrupts_wait
 from infra.settings import Settings, settings
 
 Report = Callable[[str], None]
@@ -101,7 +102,15 @@ def start(config: Settings, report: Report) -> None:
     command = [sys.executable, "-m", "infra.cli", "supervise"]
     log = log_file(config, "supervisor")
     environ = {**os.environ, "RALO_STATE_DIR": str(config.state_dir)}
-    launched = process.launch(command, log, environ)
+    with contextlib.ExitStack() as undo:
+        with interrupts_wait():
+            launched = process.launch(command, log, environ)
+            undo.callback(process.stop, launched, STOP_S)
+        _await_start(config, launched, log)
+        undo.pop_all()
+
+
+def _await_start(config: Settings, launched: ProcessId, log: Path) -> None:
     deadline = time.monotonic() + START_S
     # The one that runs in the end may be another's, started at the same moment.
     while running(config) is None:

@@ -15,12 +15,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 
 import psutil
 
+from infra.belongings import sweep_scratch
 from infra.embedded.state import choose_port
 from infra.instance import slot_name
 from infra.log import Log, LogError
@@ -85,6 +86,10 @@ class ActiveMissions:
             case _:
                 self._closing.add(mission_id)
 
+    def unfinished(self) -> set[str]:
+        """The policies with a mission that is not over, paused ones included."""
+        return {policy for id_, policy in self._policy.items() if id_ not in self._over}
+
     def policies(self) -> set[str]:
         """The policies at work now."""
         idle = self._over | (self._paused - self._closing)
@@ -144,8 +149,15 @@ class Supervisor:
         self._write_status()
         for name in wanted:
             self._keep(self._children[name])
-        _stop([self._children.pop(name) for name in set(self._children) - set(wanted)])
+        self._dismiss(set(self._children) - set(wanted))
         self._write_status()
+
+    def _dismiss(self, names: Collection[str]) -> None:
+        """Stop processes, and delete the copies that aggregators of finished policies have left."""
+        _stop([self._children.pop(name) for name in names])
+        if names:
+            for slot in sweep_scratch(self._config, keep=self._missions.unfinished()):
+                logger.info("deleted %s", slot)
 
     def _wanted(self) -> dict[str, Child]:
         now = time.monotonic()

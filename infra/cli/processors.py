@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 
+from infra.belongings import scratch_folder
 from infra.settings import Settings, SettingsError, kafka_bootstrap
 from schemas.effects import Processor
 from schemas.missions import Mission
@@ -62,8 +63,7 @@ def _aggregator(config: Settings) -> Processor:
     from streams.learning.aggregator import Aggregator
 
     _one_thread_per_worker(config)
-    scratch = config.state_dir / "scratch" / f"{config.policy}-{config.instance or 0}"
-    return Aggregator(config.policy, scratch)
+    return Aggregator(config.policy, scratch_folder(config, config.policy, config.instance or "0"))
 
 
 def _evaluator(config: Settings) -> Processor:

@@ -43,12 +43,16 @@ def up(
 
 
 def down(
-    purge: Annotated[bool, typer.Option("--purge", help="Delete topics and objects too.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Delete all that is kept too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
 ) -> None:
-    """Stop the processors, Kafka and MinIO; their data stays unless `--purge` is given."""
+    """Stop the processors, Kafka and MinIO; their data stays unless `--purge` is given.
+
+    That deletes topics, objects, keys, logs and what `ralo scale` has set: all that RALO has in the
+    state directory, and nothing else there.
+    """
     stack = Stack(settings())
-    question = f"Delete every topic and object under {settings().state_dir}?"
+    question = f"Delete every topic, object, key and log under {settings().state_dir}?"
     if purge and not yes and not typer.confirm(question):
         raise typer.Exit(1)
     supervision.stop(settings(), say)

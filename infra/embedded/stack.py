@@ -8,13 +8,13 @@ for; whatever a kill leaves in between, the next `up` finds and mends.
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from infra.belongings import purge
 from infra.embedded import health, process
 from infra.embedded.kafka import Kafka
 from infra.embedded.minio import Minio
@@ -30,6 +30,7 @@ from infra.embedded.state import (
     read_state,
     write_state,
 )
+from infra.interrupts import interrupts_wait
 from infra.settings import (
     S3Endpoint,
     Settings,
@@ -100,6 +101,7 @@ class Stack:
     def __init__(self, config: Settings) -> None:
         self.config = config
         self.logs = config.state_dir / "logs"
+        self._lock_file = config.state_dir / "stack.lock"
         self.servers: list[Server] = []
         if not config.kafka.bootstrap_servers:
             self.servers.append(Kafka(config))
@@ -149,12 +151,16 @@ class Stack:
         process.kill(identity)
 
     def purge(self, report: Report) -> None:
-        """Stop the servers and delete their data, logs, keys and records."""
+        """Stop the servers and delete all that is ours in the state directory, data included."""
         self.down(report)
         with self._locked(report):
-            for path in self._belongings():
-                report(f"deleting {path}")
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            tops: set[Path] = set()
+            for path in purge(self.config, [server.name for server in self.servers]):
+                top = self.config.state_dir / path.relative_to(self.config.state_dir).parts[0]
+                if top not in tops:
+                    report(f"deleting {top}")
+                tops.add(top)
+            self._lock_file.unlink(missing_ok=True)
 
     def check(self) -> Endpoints:
         """Produce and consume a record, write and read an object; raises `StackError`."""
@@ -206,12 +212,14 @@ class Stack:
             log.replace(log.with_suffix(".log.1"))
         report(f"starting {server.name} at {record.address}")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MINIO_", "RALO_"))}
-        try:
-            identity = process.launch(command, log, {**inherited, **server.environ()})
-        except (OSError, RuntimeError) as error:
-            raise StackError(f"{server.name} does not start: {error}") from error
-        record.pid, record.started_s = identity.pid, identity.started_s
-        self._save(state)
+        # A process that is not on record yet may not be found: it has no command line at first.
+        with interrupts_wait():
+            try:
+                identity = process.launch(command, log, {**inherited, **server.environ()})
+            except (OSError, RuntimeError) as error:
+                raise StackError(f"{server.name} does not start: {error}") from error
+            record.pid, record.started_s = identity.pid, identity.started_s
+            self._save(state)
 
     def _await(self, server: Server, state: StackState, report: Report) -> None:
         record = state.servers[server.name]
@@ -299,13 +307,7 @@ class Stack:
         return self.logs / f"{name}.log"
 
     def _locked(self, report: Report) -> Any:
-        return locked(self.config.state_dir / "stack.lock", report)
-
-    def _belongings(self) -> Iterator[Path]:
-        for server in self.servers:
-            yield from self.config.state_dir.glob(f"{server.name}*")
-            yield from self.logs.glob(f"{server.name}.log*")
-        yield from self.config.state_dir.glob("stack.json*")
+        return locked(self._lock_file, report)
 
 
 def disk_used(directory: Path) -> int:

@@ -93,14 +93,25 @@ def set_aside(path: Path) -> Path:
 @contextlib.contextmanager
 def locked(path: Path, report: Report) -> Iterator[None]:
     """Hold an exclusive lock file; waiting for another holder is reported."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"waiting for another command that holds {path}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report(f"waiting for another command that holds {path}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # The other may have been a purge, which took the file away from under the lock.
+            if _is_at(path, file.fileno()):
+                yield
+                return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def is_free(host: str, port: int) -> bool:

@@ -34,10 +34,13 @@ def test_a_paused_mission_can_be_ended(
         until(lambda: len(loop.versions("held")) > 5, 240, loop.last_words)
         loop.submit(MissionControl(mission_id="held", action="pause"))
         until(lambda: not _learners(loop), 60, loop.last_words)
+        assert list(tmp_path.glob("scratch/held-*/*/objects/*"))
         _assert_shown(loop)
         loop.submit(MissionControl.model_validate({"mission_id": "held", "action": action}))
         result = loop.until_result("held", 120)
         report = loop.audit()
+        # What the aggregator kept beside it goes once it is stopped for good.
+        until(lambda: not list(tmp_path.glob("scratch/*")), 60, loop.last_words)
     assert (result.outcome, result.versions) == (outcome, loop.versions("held")[-1].version)
     assert report.ok, {i.name: i.first for i in report.invariants if i.broken}
     assert (report.in_flight.problems, report.in_flight.samples) == (0, 0)

@@ -1,3 +1,4 @@
+import fcntl
 import socket
 import stat
 import threading
@@ -76,3 +77,24 @@ def test_the_lock_admits_one_at_a_time(tmp_path: Path) -> None:
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
+
+
+def test_a_lock_that_was_taken_away_meanwhile_is_made_anew(tmp_path: Path) -> None:
+    path, waiting, inside = tmp_path / "lock", threading.Event(), threading.Event()
+    done = threading.Event()
+
+    def second() -> None:
+        with locked(path, lambda line: waiting.set()):
+            inside.set()
+            assert done.wait(10)
+
+    thread = threading.Thread(target=second)
+    with locked(path, print):
+        thread.start()
+        assert waiting.wait(10)
+        path.unlink()
+    assert inside.wait(10)
+    with path.open("a") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    done.set()
+    thread.join(10)
