@@ -19,7 +19,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from infra import envelope
@@ -44,6 +44,7 @@ from infra.publisher import Publisher
 from infra.settings import SettingsError
 from infra.state_inputs import StateInputs
 from infra.store import MissingObject, ObjectStore, StoreUnavailable
+from infra.watchdog import Watchdog
 from schemas.effects import Bury, Effect, Outputs, Processor, Put, Steps, Unready
 from schemas.records import Partition, Record
 from schemas.topics import NewerSchema
@@ -97,6 +98,9 @@ class Driver:
         self._join()
         self._state = StateInputs(processor, log, self._patience)
         self._state.catch_up([s.topic.name for s in processor.state])
+        work = [Partition(t.name, n) for t in processor.work for n in range(t.partitions)]
+        watched = [*work, *self._state.positions()]
+        self._watchdog = Watchdog(log, watched, self._patience, clock)
 
     @property
     def _committed(self) -> dict[Partition, int]:
@@ -161,7 +165,7 @@ class Driver:
 
     def _rejoin(self, error: Expelled) -> None:
         """Become a member again; but two processes of one instance would do so in turn for ever."""
-        logger.warning("%s: expelled from its group, joining again: %s", self.processor.name, error)
+        logger.warning("%s: joining its group again: %s", self.processor.name, error)
         now = self._clock()
         self._expelled = [at for at in self._expelled if now - at < EXPELLED_WITHIN_S] + [now]
         if len(self._expelled) > EXPELLED_MAX:
@@ -188,17 +192,25 @@ class Driver:
         self._follow_group()
         if not self._positions.owned or self._waiting():
             self._feed.idle()
+            self._watch(self._state.positions())
             return False
         self._feed.resume()
         # Taken before the records: should a rebalance come between them, the commit is refused.
         membership = self._reader.membership()
         taken = self._feed.take(self.processor.intake(), self._add, self._state.observe)
         if taken.records or taken.buried:
+            self._watchdog.busy()
             self._work(taken, membership)
             return True
         if self._metrics:
             self._metrics.skipped.inc(taken.skipped)
-        return self._tick()
+        ticked = self._tick()
+        if ticked or taken.skipped:
+            self._watchdog.busy()
+        else:
+            work = {p: self._reader.position(p) for p in self._positions.owned}
+            self._watch({**self._state.positions(), **work})
+        return ticked
 
     def close(self) -> None:
         """Stop reading and writing; a successor with this instance goes on at once."""
@@ -212,6 +224,15 @@ class Driver:
             logger.info("%s: waiting for %s", self.processor.name, reason)
         self._said = reason
         return reason is not None
+
+    def _watch(self, positions: Mapping[Partition, int | None]) -> None:
+        """Nothing came: should something have? A new member may be given what this one is not."""
+        starved = self._watchdog.idle(positions)
+        if starved is None:
+            return
+        if starved.partition in self._positions.owned and not starved.again:
+            raise Expelled(str(starved))
+        raise GaveUp(f"{self.processor.name}: {starved}")
 
     # -- the group --------------------------------------------------------------------------
 

@@ -152,6 +152,10 @@ class StateReader(Protocol):
         """Remember the ends now, open transactions included: `behind` is judged by them."""
         ...
 
+    def positions(self) -> dict[Partition, int]:
+        """The next offset to be read of each partition, control records included."""
+        ...
+
     def close(self) -> None:
         """Stop reading."""
         ...
@@ -204,6 +208,13 @@ class Log(Protocol):
 
     def ends(self, topic: str) -> dict[Partition, tuple[int, int]]:
         """The first and the next offset of each partition, open transactions included."""
+        ...
+
+    def stable_ends(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """The last stable offset of each: there a read_committed reader comes to rest.
+
+        It is the first offset of the oldest open transaction, else the next offset to be written.
+        """
         ...
 
     def offset_at(self, partition: Partition, timestamp_ms: int) -> int:

@@ -140,7 +140,7 @@ class Positions:
         return {p: (self._progress[p], at) for p, at in self.committed.items()}
 
     def publishing(self, after: After) -> None:
-        """A batch is being committed; unless `published` follows, a take-over tells whether it was."""
+        """A batch is being committed; unless `published` follows, a take-over tells if it was."""
         self._publishing.update(after)
 
     def published(self, after: After) -> None:

@@ -52,6 +52,10 @@ class StateInputs:
             self.observe(POLL_S)
             vain(None)
 
+    def positions(self) -> dict[Partition, int]:
+        """The next offset to be read of each partition."""
+        return self._reader.positions()
+
     def close(self) -> None:
         """Stop reading."""
         self._reader.close()

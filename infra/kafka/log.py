@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec, TopicMetadata
 
 from infra.kafka import config
@@ -127,6 +127,11 @@ class KafkaLog:
         first = list_offsets(self._admin, self._names, partitions, OffsetSpec.earliest())
         after = list_offsets(self._admin, self._names, partitions, OffsetSpec.latest())
         return {p: (first[p], after[p]) for p in partitions}
+
+    def stable_ends(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """The last stable offset of each: there a read_committed reader comes to rest."""
+        committed = IsolationLevel.READ_COMMITTED
+        return list_offsets(self._admin, self._names, partitions, OffsetSpec.latest(), committed)
 
     def _describe(self, name: str) -> TopicMetadata:
         try:

@@ -246,22 +246,30 @@ class KafkaStateReader:
             self._positions.next[p] < end for p, end in self._ends.items() if p.topic in topics
         )
 
+    def positions(self) -> dict[Partition, int]:
+        """The next offset to be read of each partition, control records included."""
+        return dict(self._positions.next)
+
     def close(self) -> None:
         """Stop reading."""
         self._consumer.close()
 
 
 def list_offsets(
-    admin: AdminClient, names: Names, partitions: Sequence[Partition], spec: OffsetSpec
+    admin: AdminClient,
+    names: Names,
+    partitions: Sequence[Partition],
+    spec: OffsetSpec,
+    isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
 ) -> dict[Partition, int]:
-    """Offsets by the broker's word, uncommitted records included."""
+    """Offsets by the broker's word, uncommitted records included unless said otherwise."""
     if not partitions:
         return {}
     # Leaders of topics made a moment ago, or of a broker that starts, are known a moment later.
     until = time.monotonic() + LEADER_PATIENCE_S
     while True:
         try:
-            return _list_offsets(admin, names, partitions, spec)
+            return _list_offsets(admin, names, partitions, spec, isolation)
         except LogUnavailable:
             if time.monotonic() > until:
                 raise
@@ -269,11 +277,15 @@ def list_offsets(
 
 
 def _list_offsets(
-    admin: AdminClient, names: Names, partitions: Sequence[Partition], spec: OffsetSpec
+    admin: AdminClient,
+    names: Names,
+    partitions: Sequence[Partition],
+    spec: OffsetSpec,
+    isolation: IsolationLevel,
 ) -> dict[Partition, int]:
     futures = admin.list_offsets(
         {names.tp(p): spec for p in partitions},
-        isolation_level=IsolationLevel.READ_UNCOMMITTED,
+        isolation_level=isolation,
         request_timeout=10,
     )
     try:

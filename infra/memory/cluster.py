@@ -37,6 +37,8 @@ class Faults:
     """Making a writer raises `LogUnavailable`."""
     empty_polls: int = 0
     """Polls of a group's members find nothing, whatever waits."""
+    empty_state_polls: int = 0
+    """The same of state readers."""
 
     def take(self, name: str) -> bool:
         """Whether this fault is due now; counts it down."""

@@ -54,6 +54,11 @@ class MemoryLog:
         """The first and the next offset of each partition, open transactions included."""
         return self._view.ends(topic)
 
+    def stable_ends(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """The last stable offset of each: there a read_committed reader comes to rest."""
+        with self.cluster.lock:
+            return {p: self._view.partition(p).last_stable for p in partitions}
+
     def offset_at(self, partition: Partition, timestamp_ms: int) -> int:
         """The first offset with this timestamp or a later one; the end when there is none."""
         with self.cluster.lock:

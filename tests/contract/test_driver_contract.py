@@ -121,6 +121,28 @@ def test_lag_reaches_zero_behind_markers_and_other_policies(
     assert_once(samples(world, ready), NAMES[:4])
 
 
+def test_an_idle_driver_behind_open_and_aborted_transactions_is_content(
+    world: World, ready: Log, fleet: Fleet
+) -> None:
+    driver = fleet.start(Copier(), patience_s=1.0)
+    mine = [as_message(problem("p00")), _foreign("f0"), _foreign("f1")]
+    ready.writer("source").publish(mine, {}, "g", world.nobody)
+    lost = [as_message(problem(f"lost{n}")) for n in range(20)]
+    for _ in range(3):
+        # Each aborts what the one before left open; that of the last stays open at the tail.
+        with pytest.raises(Crash):
+            writer = ready.writer("source")
+            writer.publish(lost, {}, "g", world.nobody, crash_at("sent_outputs"))
+    stable = ready.stable_ends(sorted(_ends(ready), key=str))
+    assert stable != _ends(ready)
+    run_until(world, lambda: driver._committed == stable, driver)
+    for _ in range(17):
+        for _ in world.quiet_tries():
+            driver.step()
+    assert driver._committed == stable == ready.stable_ends(sorted(stable, key=str))
+    assert_once(samples(world, ready), ["p00"])
+
+
 def test_a_member_that_joins_in_mid_batch_doubles_nothing(
     world: World, ready: Log, fleet: Fleet
 ) -> None:

@@ -1,21 +1,37 @@
 """What the driver waits for in vain, on a log that fails in ways only the memory log can."""
 
 import itertools
+import re
 import threading
 
 import pytest
 from contract_helpers import World
-from copying import WHOLE, Copier, Watch, ask, assert_once, drive, letters, samples
+from copying import (
+    WHOLE,
+    Copier,
+    Watch,
+    as_message,
+    ask,
+    assert_once,
+    drive,
+    letters,
+    problem,
+    samples,
+)
 
 from infra.driver import BROKER_PATIENCE, Driver
+from infra.log import Expelled, LogUnavailable, Message
 from infra.memory.log import MemoryLog
 from infra.memory.store import MemoryStore
-from infra.patience import GaveUp
+from infra.patience import GaveUp, Patience
 from infra.progress_marks import Progress
-from schemas.effects import Get, Steps
+from infra.watchdog import Watchdog
+from schemas.effects import Get, StateInput, Steps
 from schemas.ids import digest
-from schemas.records import Batch
+from schemas.missions import MissionControl
+from schemas.records import Batch, Partition
 from schemas.tensors import ObjectRef
+from schemas.topics import MISSIONS
 
 NEEDED = ObjectRef(key="needed", sha256=digest(b"needed"), size_bytes=6)
 
@@ -107,6 +123,80 @@ def test_a_stop_while_a_commit_is_in_doubt_does_not_undo_it(world: World, log: M
     assert any(mark.offset == 1 for mark in log.cluster.group("copier").marks.values())
     driver.close()
     finish(world, log, drive(world, log, MemoryStore(), Copier(max_batch=1)))
+
+
+def test_a_reader_that_is_given_nothing_ends_the_process(world: World, log: MemoryLog) -> None:
+    driver = drive(world, log, MemoryStore(), Copier(), patience_s=1.0)
+    for _ in range(200):
+        driver.step()
+    log.faults.empty_polls = 10**9
+    ask(log, ["p00"])
+    (at,) = (f"problems[{p.number}]" for p, (_, end) in log.ends("problems").items() if end)
+    with pytest.raises(GaveUp, match=rf"{re.escape(at)}@0: records wait up to offset 1"):
+        driver.run(threading.Event())
+    driver.close()
+    log.faults.empty_polls = 0
+    finish(world, log, drive(world, log, MemoryStore(), Copier()))
+
+
+def test_a_reader_that_is_given_nothing_is_replaced_first(world: World, log: MemoryLog) -> None:
+    driver = drive(world, log, MemoryStore(), Copier(), patience_s=1.0)
+    deaf, stop = driver._reader, threading.Event()
+    log.faults.empty_polls = 10**9
+    ask(log, ["p00"])
+    with pytest.raises(Expelled, match="records wait"):
+        for _ in range(3000):
+            driver.step()
+    log.faults.empty_polls = 0
+    driver._rejoin(Expelled("given nothing"))
+    assert driver._reader is not deaf
+    finish(world, log, driver)
+    stop.set()
+    driver.run(stop)
+
+
+def test_a_starved_state_reader_ends_the_process(world: World, log: MemoryLog) -> None:
+    processor = Copier(state=(StateInput(MISSIONS),))
+    processor.waiting_for = lambda: "a mission"  # type: ignore[method-assign]
+    driver = drive(world, log, MemoryStore(), processor, patience_s=1.0)
+    log.faults.empty_state_polls = 10**9
+    log.append(
+        [Message("missions", b"m", MissionControl(mission_id="m", action="pause").to_bytes())]
+    )
+    with pytest.raises(GaveUp, match=r"missions\[0\]@0: records wait up to offset 1"):
+        driver.run(threading.Event())
+
+
+def test_only_idle_time_counts_as_starving(world: World, log: MemoryLog) -> None:
+    """A partition that others keep waiting is not starved, however long that takes."""
+    clock = Watch()
+    two = [Partition("problems", n) for n in range(2)]
+    dog = Watchdog(log, two, Patience("copier", 10.0, clock, clock.sleep), clock)
+    log.append([as_message(problem(f"p{n}"), f"k{n}") for n in range(40)])
+    for _ in range(200):
+        clock.now += 60.0
+        assert dog.idle(dict.fromkeys(two, 0)) is None
+        dog.busy()
+    for _ in range(3):
+        clock.now += 3600.0
+        assert dog.idle(dict.fromkeys(two, 0)) is None
+    starved = [found for _ in range(2000) if (found := dog.idle(dict.fromkeys(two, 0)))]
+    assert [(s.partition, s.again) for s in starved[:2]] == [(two[0], False), (two[0], True)]
+
+
+def test_an_idle_process_whose_broker_is_away_says_so_and_ends(
+    world: World, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = drive(world, log, MemoryStore(), Copier(), patience_s=1.0)
+    for _ in range(200):
+        driver.step()
+
+    def away(*_: object) -> None:
+        raise LogUnavailable("nobody answers")
+
+    monkeypatch.setattr(driver.log, "stable_ends", away)
+    with pytest.raises(GaveUp, match="waited 1 s for the last stable offsets: nobody answers"):
+        driver.run(threading.Event())
 
 
 def finish(world: World, log: MemoryLog, driver: Driver) -> None:
