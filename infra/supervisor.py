@@ -22,10 +22,12 @@ from multiprocessing.context import ForkServerProcess
 import psutil
 
 from infra.belongings import sweep_scratch
-from infra.embedded.state import choose_port
+from infra.embedded.stack import Stack
+from infra.embedded.state import StackError, choose_port
 from infra.instance import slot_name
 from infra.log import Log, LogError
 from infra.settings import Settings
+from infra.store import StoreUnavailable
 from infra.supervision import STOP_S, log_file, read_scale, status_file
 from schemas.missions import Mission, MissionControl, MissionReport, MissionResult
 from schemas.records import Record
@@ -41,6 +43,7 @@ BACK_OFF_S = (0.5, 10.0)
 STEADY_S = 30.0
 """A process that lived this long starts anew without back-off."""
 LOOK_EVERY_S = 0.2
+SERVERS_EVERY_S = 1.0
 
 
 class ActiveMissions:
@@ -130,6 +133,8 @@ class Supervisor:
 
     def run(self, stop: threading.Event) -> None:
         """Supervise until told to stop; then stop all."""
+        servers = (self._config, stop)
+        threading.Thread(target=_keep_servers, args=servers, name="servers", daemon=True).start()
         while not stop.is_set():
             self.step()
         logger.info("stopping %d processors", len(self._children))
@@ -219,6 +224,18 @@ class Supervisor:
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(rows))
         fresh.replace(path)
+
+
+def _keep_servers(config: Settings, stop: threading.Event) -> None:
+    """Start the embedded servers again that died, beside all else, for it takes seconds."""
+    stack = Stack(config)
+    while not stop.wait(SERVERS_EVERY_S):
+        if names := stack.dead():
+            logger.warning("%s died: starting it again", " and ".join(names))
+            try:
+                stack.up(logger.info)
+            except (StackError, LogError, StoreUnavailable) as error:
+                logger.warning("not started: %s", error)
 
 
 def _stop(children: Iterable[Child]) -> None:

@@ -143,6 +143,12 @@ class Stack:
             self._stop(self._server(name), state, report)
         return self.up(report)
 
+    def dead(self) -> list[str]:
+        """The servers that ended though nobody asked them to, since the last `up`."""
+        state = self._read()
+        started = [s for s in self.servers if (at := state.servers.get(s.name)) and at.pid]
+        return [s.name for s in started if state.wanted and self._running(s, state) is None]
+
     def kill(self, name: str) -> None:
         """End one server with SIGKILL, as a crash would; its record stays."""
         identity = self._running(self._server(name), self._read())

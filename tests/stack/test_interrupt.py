@@ -83,7 +83,7 @@ def assert_nothing_runs(folder: Path) -> None:
     assert not left, f"left running: {left}"
 
 
-MOMENTS = ["starting minio", "starting the processors", "prepared  version"]
+MOMENTS = ["starting minio", "starting the processors", "running     version"]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -101,7 +101,7 @@ def test_an_impatient_ctrl_c_leaves_nothing_running(tmp_path: Path, moment: str)
 
 def test_down_in_another_terminal_ends_the_demo(tmp_path: Path) -> None:
     with demo(tmp_path) as process:
-        until_said(process, tmp_path, "prepared  version")
+        until_said(process, tmp_path, "running     version")
         down = ralo(tmp_path, "down")
         assert down.returncode == 0, down.stderr
         assert process.wait(30) == 1, _said(tmp_path)
@@ -125,12 +125,26 @@ def test_an_interrupted_demo_goes_on_from_its_last_version(tmp_path: Path) -> No
         assert before < 150
 
 
+def test_servers_that_die_are_started_again_beside_the_run(tmp_path: Path) -> None:
+    with demo(tmp_path, 60) as process:
+        until_learnt(process, tmp_path, 10)
+        for server in ("kafka", "minio"):
+            status = json.loads(ralo(tmp_path, "status", "--json").stdout)
+            (pid,) = [row["pid"] for row in status["servers"] if row["name"] == server]
+            os.kill(pid, signal.SIGKILL)
+            until_learnt(process, tmp_path, len(versions(tmp_path)) + 10)
+        assert process.wait(240) == 0, _said(tmp_path)
+        assert "lost 0, duplicated 0, bad references 0" in _said(tmp_path)
+
+
 def test_what_a_power_cut_stops_goes_on_without_being_paused(tmp_path: Path) -> None:
     with demo(tmp_path, 40) as process:
         until_learnt(process, tmp_path, 10)
-        for victim in psutil.process_iter(["environ", "cmdline"]):
-            if _belongs(victim, tmp_path):
-                victim.kill()
+        victims = [p for p in psutil.process_iter(["environ", "cmdline"]) if _belongs(p, tmp_path)]
+        for victim in victims:  # None sees another go.
+            victim.suspend()
+        for victim in victims:
+            victim.kill()
         assert process.wait(30) == -signal.SIGKILL
         assert_nothing_runs(tmp_path)
 
