@@ -20,7 +20,7 @@ from schemas.learning import (
     UploadsRefused,
     WeightVersion,
 )
-from schemas.missions import Mission, MissionReport, MissionResult
+from schemas.missions import Mission, MissionControl, MissionReport, MissionResult
 from schemas.records import Record
 from schemas.topics import (
     DEAD_LETTERS,
@@ -36,6 +36,7 @@ from schemas.topics import (
     Undecodable,
     decode,
 )
+from streams.missions.state import MissionState, observe
 
 TOPICS: tuple[Topic, ...] = (
     MISSIONS,
@@ -126,7 +127,7 @@ class Progress:
     heldout: list[Point] = field(default_factory=list)
     """Accuracy on held-out problems, by version."""
     stage: str = "waiting"
-    """waiting, prepared, rejected, drained, or the outcome of the mission."""
+    """waiting, the phase of the mission in the orchestrator's word, or its outcome."""
     reason: str = ""
     started_ms: int | None = None
     newest_ms: int = 0
@@ -135,6 +136,7 @@ class Progress:
         self._samples, self._versions = Rate(self.window_s), Rate(self.window_s)
         self._settled_groups = self._dead_problems = 0
         self._group_size: dict[str, int] = {}
+        self._states: dict[str, MissionState] = {}
         self._evaluated: set[int] = set()
         # Uploads and what versions say of them come in any order; each waits for the other.
         self._open: dict[str, _Open] = {}
@@ -151,8 +153,8 @@ class Progress:
             return
         self.newest_ms = max(self.newest_ms, record.timestamp_ms)
         match event:
-            case Mission() | MissionReport() | MissionResult():
-                self._mission(event)
+            case Mission() | MissionControl() | MissionReport() | MissionResult():
+                self._mission(event, record)
             case Problem():
                 self.problems += 1
                 self.started_ms = min(self.started_ms or record.timestamp_ms, record.timestamp_ms)
@@ -191,14 +193,19 @@ class Progress:
             return False
         return self._is_mine(original)
 
-    def _mission(self, event: Mission | MissionReport | MissionResult) -> None:
-        match event:
-            case Mission():
-                self._group_size[event.mission_id] = event.rollout.group_size
-            case MissionReport():
-                self.stage, self.reason = event.stage, event.reason
-            case MissionResult():
-                self.stage, self.reason = event.outcome, event.reason
+    def _mission(
+        self, event: Mission | MissionControl | MissionReport | MissionResult, record: Record
+    ) -> None:
+        id_ = event.mission_id
+        if isinstance(event, Mission):
+            self._group_size[id_] = event.rollout.group_size
+        elif isinstance(event, MissionControl) and id_ not in self._states:
+            return  # Of which policy it is, only the mission says.
+        state = observe(self._states.get(id_, MissionState(mission_id=id_)), record)
+        self._states[id_] = state
+        self.stage = state.result.outcome if state.result else state.phase
+        if isinstance(event, MissionReport | MissionResult):
+            self.reason = event.reason
 
     def _group(self, group: SampleGroup, timestamp_ms: int) -> None:
         self.groups += 1

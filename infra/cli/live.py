@@ -106,7 +106,7 @@ def line(progress: Progress) -> str:
     heldout = f"{progress.heldout[-1].value:.2f}" if progress.heldout else "-"
     reward = f"{progress.reward:.2f}" if progress.reward is not None else "-"
     return (
-        f"{progress.elapsed_s:5.0f} s  {progress.stage:8}  version {progress.version or 0:>4} "
+        f"{progress.elapsed_s:5.0f} s  {progress.stage:10}  version {progress.version or 0:>4} "
         f"({progress.versions_hz:.1f}/s)  {progress.samples_hz:5.0f} samples/s  reward {reward}  "
         f"held-out {heldout}  in flight {sum(progress.in_flight.values())}  "
         f"staleness {progress.staleness or 0:.1f}"

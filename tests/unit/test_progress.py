@@ -9,6 +9,7 @@ from consumers.progress import Point, Progress, Rate
 from consumers.read import decoded
 from schemas.base import Event
 from schemas.learning import Evaluation, GradientUpload, UploadsRefused
+from schemas.missions import MissionControl, MissionReport, MissionResult
 from schemas.records import Partition, Record
 from schemas.tensors import ObjectRef, Spilled
 
@@ -88,8 +89,33 @@ def test_a_mission_counts_what_is_its_own() -> None:
     # Refusals name no mission; they count with the uploads that they refuse.
     assert m0.refused == {}
     m1 = fed(Progress(mission="m1"), records(log))
-    assert (m1.problems, m1.stage, m1.refused) == (9, "prepared", {"overlap": 1, "layout": 1})
+    assert (m1.problems, m1.stage, m1.refused) == (9, "running", {"overlap": 1, "layout": 1})
     assert m1.policy == "main"
+
+
+def test_the_stage_is_the_word_of_the_orchestrator_until_there_is_an_outcome() -> None:
+    progress, stages = Progress(mission="m"), list[str]()
+    told = [
+        mission("m", "main"),
+        MissionReport(mission_id="m", policy="main", stage="prepared"),
+        MissionControl(mission_id="m", action="pause"),
+        MissionControl(mission_id="m", action="cancel"),
+        MissionReport(mission_id="m", policy="main", stage="drained"),
+    ]
+    for offset, event in enumerate(told):
+        progress.observe(at(event, offset, 0))
+        stages.append(progress.stage)
+    assert stages == ["submitted", "running", "paused", "cancelling", "evaluating"]
+    result = MissionResult(mission_id="m", policy="main", outcome="cancelled")
+    progress.observe(at(result, 0, 0))
+    assert progress.stage == "cancelled"
+
+
+def test_an_order_for_another_policys_mission_says_nothing_of_this_one() -> None:
+    progress = fed(Progress(policy="main"), records(valid()))
+    before = progress.stage
+    progress.observe(at(MissionControl(mission_id="nobody", action="pause"), 99, 0))
+    assert progress.stage == before
 
 
 @settings(deadline=None, max_examples=50)
