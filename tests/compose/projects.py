@@ -41,6 +41,10 @@ class Project:
         """What `ralo --on compose …` prints."""
         return self._run([sys.executable, "-m", "infra.cli", "--on", "compose", *arguments], check)
 
+    def script(self, name: str, *arguments: str) -> str:
+        """What a script of infra/images prints, told by the environment which stack is meant."""
+        return self._run([str(ROOT / "infra/images" / name), *arguments], True, RALO_ON="compose")
+
     def up(self, *arguments: str) -> None:
         """`docker compose up -d --wait`; fails with the containers' last words."""
         wait = ["up", "-d", "--wait", "--wait-timeout", "300", "--no-build"]
@@ -49,8 +53,9 @@ class Project:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.last_words()}") from None
 
-    def _run(self, command: list[str], check: bool) -> str:
-        done = subprocess.run(command, env=self.environ, cwd=ROOT, capture_output=True, text=True)
+    def _run(self, command: list[str], check: bool, **more: str) -> str:
+        environ = {**self.environ, **more}
+        done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -63,12 +68,6 @@ class Project:
         """SIGKILL the container's process from the host, as the kernel would."""
         # `docker kill` counts as a manual stop and switches the restart policy off.
         os.kill(process_of(container).pid, signal.SIGKILL)
-
-    def versions(self) -> list[dict[str, Any]]:
-        """All weight versions so far, or none while the broker is away."""
-        text = self.ralo("weights", "list", "--all", "--json", check=False)
-        found: list[dict[str, Any]] = json.loads(text) if text else []
-        return found
 
     def owners(self, group: str) -> dict[str, list[int]]:
         """Member's host: the numbers of its partitions."""
@@ -99,7 +98,7 @@ class Project:
 
     def down(self) -> None:
         """Remove it with all that it holds, as the documentation says."""
-        self.compose("down", "-v")
+        self.compose("--profile", "*", "down", "-v")
 
     def left(self) -> list[str]:
         """Containers, volumes and networks of the project that exist."""
