@@ -21,7 +21,7 @@ class Metrics:
         self.dead = counter("dead_letters", "Records sent to the dead letters")
         self.aborted = counter("aborted", "Transactions aborted or abandoned, then done again")
         self.doubtful = counter("doubtful_commits", "Commits without a reply")
-        self.waits = counter("waits", "Waits for an object, a state event or a newer schema")
+        self.waits = counter("waits", "Waits for an object, state, a newer schema or a server")
         self.publish_s = Histogram(
             "ralo_publish_seconds", "Time of one transaction", _LABELS, registry=registry
         ).labels(processor, policy)
