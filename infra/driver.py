@@ -136,15 +136,23 @@ class Driver:
         except (GaveUp, SettingsError) as error:
             if isinstance(error.__cause__, LogUnavailable):
                 raise
-            try:
-                self._take_back()
-            except Aborted:
-                # The group has moved on meanwhile: see first what is still this member's.
+            if not self._left_in_order():
+                # The wait was for what this member has lost meanwhile, be it for a moment.
                 self._stale = True
                 return
             raise
         if self._metrics:
             self._metrics.last_turn.set_to_current_time()
+
+    def _left_in_order(self) -> bool:
+        """Take back the attempts; false where the group has moved on since the batch began."""
+        if self._positions.tried(self._reader.changes().revoked):
+            return False
+        try:
+            self._take_back()
+        except Aborted:
+            return False
+        return True
 
     def _take_back(self, suspected: bool = False) -> None:
         """Commit that no attempt is under way; `suspected`: only where predecessors died."""

@@ -30,6 +30,10 @@ class Positions:
         """Whether the log holds an attempt of this process, to be taken for a death if it ends."""
         return bool(self._noted)
 
+    def tried(self, partitions: Collection[Partition]) -> bool:
+        """Whether the log holds an attempt of this process in any of these."""
+        return not self._noted.keys().isdisjoint(partitions)
+
     @property
     def owned(self) -> list[Partition]:
         """The partitions that were taken over and not left since."""
@@ -49,8 +53,10 @@ class Positions:
 
         All below a committed offset is settled, dead letters included; a wish may lie before it.
         """
-        # An attempt in a partition that went to another member is that one's to judge.
-        self._noted = {p: noted for p, noted in self._noted.items() if p in marks}
+        if marks:
+            # An attempt in a partition that went to another member is that one's to judge; who
+            # owns none may only have lost them while the broker was away.
+            self._noted = {p: noted for p, noted in self._noted.items() if p in marks}
         self._progress = {p: self._survived(p, Progress.parse(mark)) for p, mark in marks.items()}
         start = {
             p: max(mark.offset, wished.get(p, 0)) if mark else wished.get(p, first(p))

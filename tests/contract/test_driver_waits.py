@@ -18,11 +18,13 @@ from copying import (
     problem,
     samples,
 )
+from prometheus_client import CollectorRegistry
 
 from infra.driver import BROKER_PATIENCE, Driver
 from infra.log import Expelled, LogUnavailable, Message
 from infra.memory.log import MemoryLog
 from infra.memory.store import MemoryStore
+from infra.metrics import Metrics
 from infra.patience import GaveUp, Patience
 from infra.progress_marks import Progress
 from infra.watchdog import Watchdog
@@ -56,17 +58,21 @@ class Fetcher(Copier):
 
     broker: MemoryLog
     away: int = 0
+    expires: bool = False
 
     def process(self, batch: Batch) -> Steps:
         self.broker.faults.unavailable_commits, self.away = self.away, 0
+        if self.expires:
+            self.broker.expire("i0")
+            self.expires = False
         yield Get(NEEDED)
         return (yield from super().process(batch))
 
 
-def fetcher(log: MemoryLog, away: int) -> Fetcher:
+def fetcher(log: MemoryLog, away: int = 0, expires: bool = False) -> Fetcher:
     """A copier of one record at a time."""
     made = Fetcher(max_batch=1)
-    made.broker, made.away = log, away
+    made.broker, made.away, made.expires = log, away, expires
     return made
 
 
@@ -76,13 +82,14 @@ def progress(log: MemoryLog) -> Progress:
     return next(found for mark in marks if (found := Progress.parse(mark)).until)
 
 
+@pytest.mark.parametrize("expires", [False, True])
 def test_an_attempt_is_taken_back_once_the_broker_is_there_again(
-    world: World, log: MemoryLog
+    world: World, log: MemoryLog, expires: bool
 ) -> None:
     ask(log, ["p00"])
     store = MemoryStore()
     for _ in range(7):
-        driver = drive(world, log, store, fetcher(log, away=3), patience_s=1.0)
+        driver = drive(world, log, store, fetcher(log, 3, expires), patience_s=1.0)
         with pytest.raises(GaveUp, match="needed"):
             driver.run(threading.Event())
         assert log.faults.unavailable_commits == 0
@@ -91,7 +98,7 @@ def test_an_attempt_is_taken_back_once_the_broker_is_there_again(
         )
         driver.close()
     store.put(NEEDED.key, b"needed")
-    finish(world, log, drive(world, log, store, fetcher(log, away=0)))
+    finish(world, log, drive(world, log, store, fetcher(log)))
     assert letters(world, log) == []
 
 
@@ -197,6 +204,30 @@ def test_an_idle_process_whose_broker_is_away_says_so_and_ends(
     monkeypatch.setattr(driver.log, "stable_ends", away)
     with pytest.raises(GaveUp, match="waited 1 s for the last stable offsets: nobody answers"):
         driver.run(threading.Event())
+
+
+def test_waits_are_counted(log: MemoryLog) -> None:
+    ask(log, ["p00"])
+    watch, registry, store = Watch(), CollectorRegistry(), MemoryStore()
+    metrics = Metrics("copier", "main", registry)
+    driver = Driver(fetcher(log), log, store, "i0", metrics=metrics, clock=watch, sleep=watch.sleep)
+
+    def waits() -> float | None:
+        labels = {"processor": "copier", "policy": "main"}
+        return registry.get_sample_value("ralo_waits_total", labels)
+
+    for _ in range(20):
+        if not driver._reader.assignment():
+            driver.step()
+    assert waits() == 0
+    watch._every = lambda: watch.now > 5 and store.put(NEEDED.key, b"needed")  # type: ignore
+    for _ in range(200):
+        driver.step()
+    # However long it took, it was one wait.
+    assert waits() == 1
+    log.faults.unavailable_commits = 3
+    driver._patience.until_available("the broker", lambda: driver._reader.commit({}))
+    assert waits() == 2
 
 
 def finish(world: World, log: MemoryLog, driver: Driver) -> None:
