@@ -138,7 +138,7 @@ def test_servers_that_die_are_started_again_beside_the_run(tmp_path: Path) -> No
 
 
 def test_what_a_power_cut_stops_goes_on_without_being_paused(tmp_path: Path) -> None:
-    with demo(tmp_path, 40) as process:
+    with demo(tmp_path, 70) as process:
         until_learnt(process, tmp_path, 10)
         victims = [p for p in psutil.process_iter(["environ", "cmdline"]) if _belongs(p, tmp_path)]
         for victim in victims:  # None sees another go.
@@ -153,7 +153,7 @@ def test_what_a_power_cut_stops_goes_on_without_being_paused(tmp_path: Path) -> 
         resumed = ralo(tmp_path, "mission", "resume")
         assert resumed.returncode == 0, resumed.stderr
         assert "is not paused: it goes on (running)" in resumed.stderr
-        assert_ends_well(tmp_path, 40)
+        assert_ends_well(tmp_path, 70)
 
 
 def _belongs(process: psutil.Process, folder: Path) -> bool:
