@@ -165,7 +165,7 @@ def test_killed_processes_come_back_and_the_run_goes_on(project: Project, servic
 
 
 def test_the_mission_learnt_meanwhile_and_the_books_balance(project: Project) -> None:
-    project.until("held-out accuracy above one half", lambda: _has_learnt(_mission(project)), 300)
+    project.until("held-out accuracy above one half", lambda: _has_learnt(_mission(project)), 600)
     project.ralo("mission", "cancel", MISSION, "--reason", "told")
     result = project.until("the result", lambda: _mission(project)["result"], 120)
     assert (result["outcome"], result["reason"]) == ("cancelled", "told"), result
