@@ -82,13 +82,15 @@ def test_a_broker_that_is_away_or_silent_is_not_waited_for(tmp_path: Path, silen
         away: f"the broker at {away} does not answer",
         silent: "the log did not answer within 1.5 s",
     }
+    took_s = list[float]()
     for broker, why in said.items():
-        shown, took_s = _status(tmp_path, broker)
+        shown, seconds = _status(tmp_path, broker)
+        took_s.append(seconds)
         assert shown.returncode == 0, shown.stderr
         assert json.loads(shown.stdout)["missions"] is None
         assert f"what is in flight is not known: {why}" in shown.stderr
-        # The limit, and what a Python takes to start and to end on a busy machine.
-        assert took_s < 9
+    # A client of Kafka alone would have waited for ten seconds; the first says how busy it is here.
+    assert took_s[1] < 2 * took_s[0] + 6
 
 
 def _status(folder: Path, broker: str) -> tuple["subprocess.CompletedProcess[str]", float]:
