@@ -21,8 +21,8 @@ from infra.cli import on
 
 VERBS: Mapping[str, tuple[str, str, str]] = {
     "up": ("infra.cli.stack", "up", "Start Kafka and MinIO on this machine, and make the topics."),
-    "down": ("infra.cli.stack", "down", "Stop them; --purge deletes their data too."),
-    "status": ("infra.cli.stack", "status", "Show the servers and the processors."),
+    "down": ("infra.cli.stack", "down", "Stop all; --purge deletes the data too."),
+    "status": ("infra.cli.stack", "status", "Show servers, processors and what is in flight."),
     "doctor": ("infra.cli.doctor", "doctor", "Check what RALO needs, and say how to mend it."),
     "config": ("infra.cli.config", "app", "Show every setting and where it comes from."),
     "demo": (
