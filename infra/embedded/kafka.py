@@ -50,7 +50,7 @@ SINGLE_NODE = {
     # The first member of a group need not wait three seconds for a second.
     "group.initial.rebalance.delay.ms": "0",
     # After a crash the controller refuses the broker's return until its old session has ended.
-    "broker.session.timeout.ms": "3000",
+    "broker.session.timeout.ms": "6000",
     "broker.heartbeat.interval.ms": "500",
     # The default of 128 MB would be a quarter of the heap.
     "log.cleaner.dedupe.buffer.size": str(16 * 2**20),
