@@ -5,6 +5,7 @@ the images that docker-compose.yml names).
 """
 
 import os
+import signal
 import sys
 import tempfile
 import uuid
@@ -33,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="a test whose servers cannot be had fails instead of being skipped",
     )
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C, which a shell lets the commands that it runs in the background ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -44,8 +44,6 @@ def demo(folder: Path, count: int = 150) -> Iterator["subprocess.Popen[bytes]"]:
             env=environ(folder),
             stdout=log,
             stderr=log,
-            # A test run in the background of a script inherits that Ctrl-C is ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         yield process
