@@ -15,8 +15,9 @@ from infra.cli import PLAIN
 
 ROOT = Path(__file__).resolve().parents[2]
 
-USUAL = ["-m", "not compose"]
+USUAL = ["-m", "not compose and not chaos"]
 COMPOSE = ["-m", "compose"]
+CHAOS = ["-m", "chaos"]
 FAST = ["-m", "not stack and not slow"]
 FAST_FOLDERS = ["tests/unit", "tests/contract"]
 
@@ -34,6 +35,9 @@ def test(
         list[str] | None, typer.Argument(help="Passed on to pytest, options too.")
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Only what needs no server.")] = False,
+    chaos: Annotated[
+        bool, typer.Option("--chaos", help="Only runs in which processes and servers are killed.")
+    ] = False,
     compose: Annotated[
         bool, typer.Option("--compose", help="Only the compose stack, on a container engine.")
     ] = False,
@@ -41,13 +45,14 @@ def test(
     """Run the tests: everything, on a Kafka and a MinIO started for them, or with --fast in memory.
 
     A running `ralo up` is neither used nor disturbed. With --servers containers Kafka and MinIO are
-    started by testcontainers; the stack of docker-compose.yml has tests of its own, --compose.
+    started by testcontainers. Whole runs under kills (--chaos) and the stack of docker-compose.yml
+    (--compose) are tests of their own.
     """
     if not (ROOT / "tests").is_dir() or importlib.util.find_spec("pytest") is None:
         raise NoCheckout(f"no tests or no pytest for {ROOT}: run ./ralo test in a checkout")
     given = pytest_arguments or []
     chosen = any((ROOT / argument.partition("::")[0]).exists() for argument in given)
-    selection = COMPOSE if compose else USUAL
+    selection = COMPOSE if compose else CHAOS if chaos else USUAL
     if fast:
         selection = [*FAST, *([] if chosen else FAST_FOLDERS)]
     command = [sys.executable, "-m", "pytest", *selection, *given]

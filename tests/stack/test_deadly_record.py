@@ -14,7 +14,7 @@ from producers.problems.split import epoch_order, load_split
 from schemas.learning import DeadLetter, GradientUpload, Problem
 from schemas.topics import decode
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(600)]
 
 BUDGET = 48
 EARLY = 5

@@ -125,6 +125,7 @@ def test_an_interrupted_demo_goes_on_from_its_last_version(tmp_path: Path) -> No
         assert before < 150
 
 
+@pytest.mark.chaos
 def test_servers_that_die_are_started_again_beside_the_run(tmp_path: Path) -> None:
     with demo(tmp_path, 60) as process:
         until_learnt(process, tmp_path, 10)
@@ -137,6 +138,7 @@ def test_servers_that_die_are_started_again_beside_the_run(tmp_path: Path) -> No
         assert "lost 0, duplicated 0, bad references 0" in _said(tmp_path)
 
 
+@pytest.mark.chaos
 def test_what_a_power_cut_stops_goes_on_without_being_paused(tmp_path: Path) -> None:
     with demo(tmp_path, 70) as process:
         until_learnt(process, tmp_path, 10)

@@ -59,6 +59,7 @@ def test_two_samplers_and_two_trainers_share_the_work(
     assert len(shares) == 2 and min(shares.values()) >= 0.3, shares
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("kind", ["sampler", "trainer"])
 def test_a_run_goes_on_when_one_of_two_is_gone_for_good(
     stack: Endpoints, namespace: str, tmp_path: Path, kind: str
@@ -80,6 +81,7 @@ def died(loop: Loop, kinds: Iterable[str]) -> bool:
     return all(any(n.startswith(k) and r["last_exit"] == -9 for n, r in rows) for k in kinds)
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("point", ["sent_offsets", "committed"])
 def test_death_at_a_named_point_loses_nothing(
     stack: Endpoints, namespace: str, tmp_path: Path, point: str
@@ -95,6 +97,7 @@ def test_death_at_a_named_point_loses_nothing(
     assert_clean(loop, name)
 
 
+@pytest.mark.chaos
 def test_death_after_an_object_was_put_loses_nothing(
     stack: Endpoints, namespace: str, tmp_path: Path
 ) -> None:
@@ -119,6 +122,7 @@ def test_death_after_an_object_was_put_loses_nothing(
     assert_clean(loop, "after-put")
 
 
+@pytest.mark.chaos
 def test_random_kills_and_restarts_of_the_servers_lose_nothing(
     stack: Endpoints, servers: Servers, namespace: str, tmp_path: Path
 ) -> None:
