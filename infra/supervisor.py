@@ -128,6 +128,7 @@ class Supervisor:
         self._reader = log.state_reader({p: first for p, (first, _) in ends.items()})
         self._children: dict[str, Child] = {}
         self._last_wanted: dict[str, float] = {}
+        self._unfinished: set[str] = set()
         self._fork = multiprocessing.get_context("forkserver")
         self._fork.set_forkserver_preload(list(preload))
 
@@ -160,9 +161,12 @@ class Supervisor:
     def _dismiss(self, names: Collection[str]) -> None:
         """Stop processes, and delete the copies that aggregators of finished policies have left."""
         _stop([self._children.pop(name) for name in names])
-        if names:
-            for slot in sweep_scratch(self._config, keep=self._missions.unfinished()):
+        # A mission may also end while none of its processes runs: cancelled in a pause.
+        unfinished = self._missions.unfinished()
+        if names or self._unfinished - unfinished:
+            for slot in sweep_scratch(self._config, keep=unfinished):
                 logger.info("deleted %s", slot)
+        self._unfinished = unfinished
 
     def _wanted(self) -> dict[str, Child]:
         now = time.monotonic()
