@@ -75,6 +75,7 @@ def test_a_log_that_refuses_is_named(silent: str) -> None:
         missions_at_work(log, silent)
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_or_silent_is_not_waited_for(tmp_path: Path, silent: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         away = f"127.0.0.1:{server.getsockname()[1]}"

@@ -33,6 +33,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert not found & HEAVY
 
 
+@pytest.mark.slow
 def test_an_aggregator_imports_no_transformers(tmp_path: Path) -> None:
     found = imported(tmp_path, "-c", AGGREGATOR)
     assert {"torch", "streams"} <= found

@@ -339,6 +339,7 @@ def history(folder: Path) -> Iterator[dict[str, Any]]:
                 yield {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
 
 
+@pytest.mark.slow
 def test_wandb_has_what_was_written(log: MemoryLog, tmp_path: Path) -> None:
     import wandb
 
