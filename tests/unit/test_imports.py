@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HEAVY = {"torch", "transformers", "faust", "mujoco", "confluent_kafka", "datasets", "minio"}
 AGGREGATOR = (
     "from infra.cli.processors import factory; from infra.settings import Settings; "
