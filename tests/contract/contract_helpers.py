@@ -163,6 +163,14 @@ def resume(reader: WorkReader, partitions: Iterable[Partition]) -> None:
     reader.start({p: mark.offset if mark else 0 for p, mark in marks.items()})
 
 
+def one_step(world: World, log: Log, reader: WorkReader) -> Partition:
+    """Copy the one record of the input; answers its partition."""
+    (record,) = until(world, reader, 1)
+    marks = {record.partition: Mark(record.offset + 1)}
+    log.writer("w").publish([message("out")], marks, "g", reader.membership())
+    return record.partition
+
+
 def visible(world: World, log: Log, topic: Topic = OUT) -> list[Record]:
     """All that a read_committed reader finds up to the ends as of now."""
     ends = log.ends(topic.name)

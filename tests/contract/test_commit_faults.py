@@ -12,10 +12,10 @@ from contract_helpers import (
     crash_at,
     during,
     message,
+    one_step,
     settle,
     started,
     texts,
-    until,
     visible,
     wait_for,
 )
@@ -43,14 +43,6 @@ def reader(world: World, log: Log) -> WorkReader:
     made = log.work_reader("g", [IN], "one")
     started(world, made, 2)
     return made
-
-
-def one_step(world: World, log: Log, reader: WorkReader) -> Partition:
-    """Copy the one record of the input; answers its partition."""
-    (record,) = until(world, reader, 1)
-    marks = {record.partition: Mark(record.offset + 1)}
-    log.writer("w").publish([message("out")], marks, "g", reader.membership())
-    return record.partition
 
 
 def copied(reader: WorkReader) -> Partition:

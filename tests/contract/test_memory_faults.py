@@ -7,6 +7,7 @@ from contract_helpers import (
     OUT,
     World,
     message,
+    one_step,
     resume,
     started,
     texts,
@@ -49,14 +50,6 @@ def reader(world: World, log: MemoryLog) -> MemoryWorkReader:
     made = log.work_reader("g", [IN], "one")
     started(world, made, 2)
     return made
-
-
-def one_step(world: World, log: MemoryLog, reader: MemoryWorkReader) -> Partition:
-    """Copy the one record of the input; answers its partition."""
-    (record,) = until(world, reader, 1)
-    marks = {record.partition: Mark(record.offset + 1)}
-    log.writer("w").publish([message("out")], marks, "g", reader.membership())
-    return record.partition
 
 
 def test_offsets_in_an_open_transaction_are_waited_for(

@@ -1,6 +1,7 @@
 """One aggregator on the real driver, with log and store in memory, for tests."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,18 @@ MINE = Partition("gradient-chunks", partition_for(POLICY.encode(), GRADIENT_CHUN
 
 class Crash(BaseException):
     """The process dies here."""
+
+
+def _dies(moment: str, nth: int) -> Callable[[str], None]:
+    passed = 0
+
+    def point(name: str) -> None:
+        nonlocal passed
+        passed += name == moment
+        if passed == nth and name == moment:
+            raise Crash
+
+    return point
 
 
 class World:
@@ -70,6 +83,18 @@ class World:
         idle = 0
         while idle < 4:
             idle = 0 if self.driver.step() else idle + 1
+
+    def run_killed(self, moment: str, lives: Iterable[int]) -> int:
+        """Run to the end, each life killed at its nth passing of the moment; answers the kills.
+
+        Every life dies at a later passing than the one before, so the run ends at last.
+        """
+        for kills, nth in enumerate(lives):
+            self.start(point=_dies(moment, nth))
+            with contextlib.suppress(Crash):
+                self.run()
+                return kills
+        raise AssertionError("no life was long enough")
 
     def events(self, *kinds: type[Event]) -> list[Any]:
         topics = dict.fromkeys(kind.topic for kind in kinds)

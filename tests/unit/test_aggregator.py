@@ -16,7 +16,7 @@ from learning_steps import (
     shard_bytes,
     upload,
 )
-from learning_world import MINE, Crash, World, world
+from learning_world import MINE, World, world
 
 from consumers.read import read
 from schemas.ids import digest
@@ -356,23 +356,7 @@ def test_a_kill_at_any_moment_changes_nothing(
     at = World(tmp_path, mission(uploads_per_step=2))
     at.run()
     scenario(at)
-    kills = 0
-    for nth in range(1, 40):
-        passed = 0
-
-        def die(name: str, nth: int = nth) -> None:
-            nonlocal passed
-            passed += name == moment
-            if passed == nth and name == moment:
-                raise Crash
-
-        # Every life dies one passing later than the one before, so the run ends at last.
-        at.start(point=die)
-        try:
-            at.run()
-            break
-        except Crash:
-            kills += 1
+    kills = at.run_killed(moment, range(1, 40))
     assert kills >= 2
     assert outcome(at) == undisturbed
 

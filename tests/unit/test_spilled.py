@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from learning_steps import POLICY, mission
-from learning_world import Crash, World, world
+from learning_world import World, world
 
 from consumers.read import complete, read
 from consumers.recompute import NotReproduced, recompute_version
@@ -90,22 +90,8 @@ def test_where_the_fields_lie_changes_no_version(
 def test_a_successor_knows_what_was_moved(tmp_path: Path, moment: str) -> None:
     undisturbed = fresh(tmp_path / "undisturbed")
     undisturbed.run()
-    at, kills = fresh(tmp_path / "killed"), 0
-    for nth in range(1, 60, 3):
-        passed = 0
-
-        def die(name: str, nth: int = nth) -> None:
-            nonlocal passed
-            passed += name == moment
-            if passed == nth and name == moment:
-                raise Crash
-
-        at.start(point=die)
-        try:
-            at.run()
-            break
-        except Crash:
-            kills += 1
+    at = fresh(tmp_path / "killed")
+    kills = at.run_killed(moment, range(1, 60, 3))
     assert kills >= 2
     assert told(at) == told(undisturbed)
 
