@@ -4,9 +4,9 @@ Unknown fields are refused here, because a misspelt setting that is ignored cost
 """
 
 import re
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Discriminator, Field, JsonValue, field_validator, model_validator
 
 from schemas.base import Event, Strict
 from schemas.tensors import ObjectRef
@@ -223,6 +223,57 @@ class MissionResult(Event):
     final_version: int | None = None
     heldout_before: float | None = None
     heldout_after: float | None = None
+
+
+class Patrol(Strict):
+    """Drive through these points in order, so many times; obstacles are gone around."""
+
+    kind: Literal["patrol"] = "patrol"
+    waypoints: list[tuple[float, float]] = Field(min_length=1, description="x and y in metres")
+    laps: int = Field(1, ge=1)
+    tolerance_m: float = Field(0.25, gt=0, description="a point counts as reached this near")
+    speed_mps: float = Field(0.5, gt=0, description="cruising speed at most")
+
+
+class Reach(Strict):
+    """Follow the target that the robot's own `target` channel shows, for some time."""
+
+    kind: Literal["reach"] = "reach"
+    seconds: float | None = Field(None, gt=0, description="without it, until cancelled")
+
+
+class RobotMission(Event):
+    """A mission for robots: what each of them is to do, and under which policy."""
+
+    model_config = Strict.model_config
+    topic: ClassVar[str] = "missions"
+    key_field: ClassVar[str] = "mission_id"
+
+    type: Literal["robot-mission"] = "robot-mission"
+    schema_version: Literal[1] = 1
+    mission_id: str = Field(pattern=NAME)
+    robots: dict[str, Annotated[Patrol | Reach, Discriminator("kind")]] = Field(
+        min_length=1, description="what each robot is to do, by its id"
+    )
+    policy: str | None = Field(
+        None, pattern=NAME, description="the learnt policy that acts; without one the tracker does"
+    )
+
+
+class RobotMissionResult(Event):
+    """How one robot's part of a mission ended."""
+
+    topic: ClassVar[str] = "mission-results"
+    key_field: ClassVar[str] = "mission_id"
+
+    type: Literal["robot-mission-result"] = "robot-mission-result"
+    mission_id: str
+    robot_id: str
+    outcome: Literal["done", "cancelled", "failed"]
+    reason: str = ""
+    waypoints: int = 0
+    distance_m: float = 0.0
+    seconds: float = 0.0
 
 
 def parse_mission(document: dict[str, Any]) -> Mission:

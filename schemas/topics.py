@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, TypeAdapter, ValidationError
 
-from schemas import learning, missions
+from schemas import acting, learning, missions
 from schemas.base import Event
 
 PARTITIONER = "murmur2_random"
@@ -23,7 +23,8 @@ INLINE_BYTES = 64 * 1024
 GROUPS_PER_UPLOAD_MAX = 2048
 """An upload lists its groups in its event, about 100 bytes each: books need no object for them."""
 
-_DAY_MS = 24 * 3600 * 1000
+_HOUR_MS = 3600 * 1000
+_DAY_MS = 24 * _HOUR_MS
 FOR_EVER = -1
 
 
@@ -50,7 +51,10 @@ class Topic:
         }
 
 
-MISSIONS = Topic("missions", (missions.Mission, missions.MissionControl, missions.MissionReport))
+MISSIONS = Topic(
+    "missions",
+    (missions.Mission, missions.MissionControl, missions.MissionReport, missions.RobotMission),
+)
 PROBLEMS = Topic("problems", (learning.Problem,), partitions=4)
 SAMPLES = Topic("samples", (learning.SampleGroup,), partitions=4)
 GRADIENT_CHUNKS = Topic(
@@ -65,7 +69,20 @@ WEIGHT_VERSIONS = Topic(
 )
 WEIGHT_HEADS = Topic("weight-heads", (learning.WeightHead,), partitions=4, compacted=True)
 EVALUATIONS = Topic("evaluations", (learning.Evaluation,), partitions=4)
-MISSION_RESULTS = Topic("mission-results", (missions.MissionResult,))
+MISSION_RESULTS = Topic("mission-results", (missions.MissionResult, missions.RobotMissionResult))
+RELEASES = Topic("releases", (acting.Release,), partitions=4)
+SENSOR_FRAMES = Topic(
+    "sensor-frames", (acting.SensorFrame,), partitions=8, retention_ms=6 * _HOUR_MS
+)
+FUSED_STATES = Topic("fused-states", (acting.FusedState,), partitions=8, retention_ms=6 * _HOUR_MS)
+COMMANDS = Topic(
+    "commands",
+    (acting.Command, acting.ControllerClaim, acting.OperatorOrder),
+    partitions=8,
+    retention_ms=7 * _DAY_MS,
+)
+FEEDBACK = Topic("feedback", (acting.Feedback,), partitions=8, retention_ms=7 * _DAY_MS)
+SAFETY_EVENTS = Topic("safety-events", (acting.SafetyEvent,), partitions=8)
 DEAD_LETTERS = Topic("dead-letters", (learning.DeadLetter,), max_event_bytes=4 * MAX_EVENT_BYTES)
 """A letter holds the original bytes in base64, also of a record that was too large."""
 
@@ -80,6 +97,12 @@ TOPICS: dict[str, Topic] = {
         WEIGHT_HEADS,
         EVALUATIONS,
         MISSION_RESULTS,
+        RELEASES,
+        SENSOR_FRAMES,
+        FUSED_STATES,
+        COMMANDS,
+        FEEDBACK,
+        SAFETY_EVENTS,
         DEAD_LETTERS,
     )
 }

@@ -1,0 +1,36 @@
+"""How a robot is driven: the `controller` part of its file."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.base import Strict
+
+
+class ReleaseGate(Strict):
+    """What a policy must show on its way into the robot, counted in control steps."""
+
+    shadow_steps: int = Field(50, ge=0, description="it runs beside the acting one this long")
+    probation_steps: int = Field(150, ge=0, description="then it acts on probation this long")
+    wait_safe_steps: int = Field(500, ge=1, description="it waits so long for a safe state at most")
+    output_distance_max: float | None = Field(
+        None, gt=0, description="root mean square from the acting one in the shadow run at most"
+    )
+    return_drop_max: float = Field(
+        0.25, ge=0, description="probation fails where the mean reward falls by this share"
+    )
+
+
+class ControllerSpec(Strict):
+    """Which controller, at which rate, and how long its commands are good for."""
+
+    tracker: Literal["waypoints", "rest"] = Field(
+        "rest", description="version 0: a classical path tracker, or staying as it is"
+    )
+    rate_hz: float = Field(0.0, ge=0, le=100, description="commands a second; 0: one a fused state")
+    horizon_ms: float = Field(150.0, gt=0, description="from a state's time to its command's end")
+    policy: str | None = Field(None, description="follow this policy's releases")
+    observation: list[str] = Field(
+        [], description="inputs of the policy, from the fused state: see docs/robots.md"
+    )
+    release: ReleaseGate = ReleaseGate()
