@@ -4,16 +4,20 @@ Fusion, controller and actuator read what concerns their robots from where they 
 without waiting for the broker. What they publish is at least once and dropped by id by its readers.
 """
 
-from typing import Protocol
+from __future__ import annotations
 
-from infra.log import Message
+from typing import TYPE_CHECKING, Protocol
+
 from schemas.records import Record
+
+if TYPE_CHECKING:
+    from infra.log import Message
 
 
 class LiveReader(Protocol):
     """Reads given partitions from given offsets on, in order per partition."""
 
-    def poll(self, timeout_s: float, max_records: int = 500) -> list[Record]:
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """What is there, at once; waits only while nothing is. Raises `LogError`."""
         ...
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from infra.live import LiveReader, LiveWriter
 from schemas.records import Partition, Record
 from schemas.topics import Topic
 
@@ -196,6 +197,14 @@ class Log(Protocol):
 
     def state_reader(self, start: Mapping[Partition, int]) -> StateReader:
         """Read these partitions from these offsets on."""
+        ...
+
+    def live_reader(self, start: Mapping[Partition, int]) -> LiveReader:
+        """Read these partitions from these offsets on, each record as soon as it is there."""
+        ...
+
+    def live_writer(self, patience_s: float = 10.0) -> LiveWriter:
+        """Publish without waiting; what is not delivered for so long is given up."""
         ...
 
     def writer(self, transactional_id: str) -> Writer:

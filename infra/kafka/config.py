@@ -14,6 +14,8 @@ logger = logging.getLogger("ralo.kafka")
 
 TRANSACTION_TIMEOUT_MS = 10_000
 SESSION_TIMEOUT_MS = 10_000
+LIVE_QUEUE = 20_000
+"""Messages that wait for an absent broker at most; more are refused."""
 
 _FENCED = {
     KafkaError.ILLEGAL_GENERATION,
@@ -154,4 +156,34 @@ def transactional(bootstrap: str, extra: Mapping[str, str], id_: str) -> dict[st
         "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
         "retry.backoff.ms": 2,
         "retry.backoff.max.ms": 20,
+    }
+
+
+def live_consumer(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]:
+    """A reader on a control path: each record at once, and back within moments of a broker."""
+    return common(bootstrap, extra) | {
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "fetch.error.backoff.ms": 50,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 250,
+        "socket.nagle.disable": True,
+    }
+
+
+def live_producer(bootstrap: str, extra: Mapping[str, str], patience_s: float) -> dict[str, Any]:
+    """A writer on a control path: nothing waits to be sent together, order is kept by retries."""
+    return common(bootstrap, extra) | {
+        "partitioner": PARTITIONER,
+        "enable.idempotence": True,
+        "acks": "all",
+        "linger.ms": 0,
+        "message.timeout.ms": int(patience_s * 1000),
+        "queue.buffering.max.messages": LIVE_QUEUE,
+        "retry.backoff.ms": 20,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 250,
+        "socket.nagle.disable": True,
     }

@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec, TopicMetada
 
 from infra.kafka import config
 from infra.kafka.config import Names, translate
+from infra.kafka.live import KafkaLiveReader, KafkaLiveWriter
 from infra.kafka.readers import KafkaStateReader, KafkaWorkReader, list_offsets, to_record
 from infra.kafka.writer import KafkaWriter, produce
 from infra.log import LogError, LogUnavailable, Message
@@ -89,6 +90,15 @@ class KafkaLog:
         """Read these partitions from these offsets on."""
         client = config.consumer(self.bootstrap, self.extra)
         return KafkaStateReader(client, self._admin, self._names, start)
+
+    def live_reader(self, start: Mapping[Partition, int]) -> KafkaLiveReader:
+        """Read these partitions from these offsets on, each record as soon as it is there."""
+        return KafkaLiveReader(config.live_consumer(self.bootstrap, self.extra), self._names, start)
+
+    def live_writer(self, patience_s: float = 10.0) -> KafkaLiveWriter:
+        """Publish without waiting; what is not delivered for so long is given up."""
+        client = config.live_producer(self.bootstrap, self.extra, patience_s)
+        return KafkaLiveWriter(client, self._names)
 
     def writer(self, transactional_id: str) -> KafkaWriter:
         """A producer; an older one with this id is fenced and its open transaction settled."""

@@ -35,6 +35,8 @@ class Faults:
     """Commits outside transactions raise `LogUnavailable`."""
     unavailable_writers: int = 0
     """Making a writer raises `LogUnavailable`."""
+    lost_sends: int = 0
+    """What live writers are given is taken and never delivered."""
     empty_polls: int = 0
     """Polls of a group's members find nothing, whatever waits."""
     empty_state_polls: int = 0

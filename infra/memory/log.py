@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from infra.log import LogUnavailable, Message
 from infra.memory.cluster import Faults, MemoryCluster
+from infra.memory.live import MemoryLiveWriter
 from infra.memory.readers import MemoryStateReader, MemoryWorkReader, to_record
 from infra.memory.view import View
 from infra.memory.writer import MemoryWriter
@@ -38,6 +39,14 @@ class MemoryLog:
     def state_reader(self, start: Mapping[Partition, int]) -> MemoryStateReader:
         """Read these partitions from these offsets on."""
         return MemoryStateReader(self._view, start)
+
+    def live_reader(self, start: Mapping[Partition, int]) -> MemoryStateReader:
+        """Read these partitions from these offsets on; in memory all is there at once."""
+        return MemoryStateReader(self._view, start)
+
+    def live_writer(self, patience_s: float = 10.0) -> MemoryLiveWriter:
+        """Publish without waiting."""
+        return MemoryLiveWriter(self._view)
 
     def writer(self, transactional_id: str) -> MemoryWriter:
         """A producer; an older one with this id is fenced and its open transaction aborted."""
