@@ -28,7 +28,7 @@ class Tracked:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._log, name)
-        if name not in ("work_reader", "state_reader", "writer"):
+        if name not in ("work_reader", "state_reader", "writer", "live_reader", "live_writer"):
             return found
 
         def opening(*args: Any) -> Any:
