@@ -48,10 +48,8 @@ def _value(name: str, field: FieldInfo, full: bool) -> Any:
         return field.default
     if "[0-9a-f]{64}" in str(field.metadata):
         return SHA
-    if (
-        "a-z0-9" in str(field.metadata)
-        or name == "policy"
-        and field.annotation in (str, str | None)
+    if "a-z0-9" in str(field.metadata) or (
+        name == "policy" and field.annotation in (str, str | None)
     ):
         return "a-name"
     if name == "budget":
