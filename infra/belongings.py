@@ -11,7 +11,8 @@ from pathlib import Path
 from infra.instance import try_lock
 from infra.settings import Settings
 
-PROCESSORS = ("provider", "orchestrator", "aggregator", "sampler", "trainer", "evaluator")
+PROCESSORS = ("provider", "orchestrator", "aggregator", "sampler", "trainer", "evaluator", "gate")
+OF_A_ROBOT = ("actuator", "fusion", "controller")
 
 _OF_A_SERVER = ("{}", "{}.broken-*", "{}.properties*", "{}.json*", "logs/{}.log*")
 _FILES = (
@@ -21,10 +22,13 @@ _FILES = (
     "processors.json",
     "processors.new",
     "scale.json",
+    "robots.json",
     "http-port",
     "slots/*.lock",
     "logs/supervisor.log",
+    "logs/world-*.log",
     *(f"logs/{processor}-*.log" for processor in PROCESSORS),
+    *(f"logs/{processor}@*.log" for processor in OF_A_ROBOT),
 )
 _FOLDERS = ("slots", "logs", "scratch", "orchestrator")
 

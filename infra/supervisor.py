@@ -1,35 +1,36 @@
 """Starts the processors that the missions call for, and starts them again when they die.
 
 The provider and the orchestrator always run; a policy's sampler, trainer, aggregator and evaluator
-while it has a mission that is neither over nor paused. `infra.supervision` is how others see it.
-
-Processes are forked from a server that has imported torch and transformers once: importing them
-takes longer than all else of a start, and their pages are shared.
+while it has a mission that is neither over nor paused; a robot's actuator, fusion and controller
+while `infra.robots` keeps it; a policy's gate while a robot acts under it. `infra.supervision` is
+how others see it.
 """
 
 import contextlib
 import json
 import logging
-import multiprocessing
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from multiprocessing.context import ForkServerProcess
-
-import psutil
+from collections.abc import Collection, Sequence
 
 from infra.belongings import sweep_scratch
+from infra.children import Child, Nursery, Run, stop_all
 from infra.embedded.stack import Stack
 from infra.embedded.state import StackError, choose_port
 from infra.instance import slot_name
 from infra.log import Log, LogError
+from infra.robots import read_kept
 from infra.settings import Settings
 from infra.store import StoreUnavailable
-from infra.supervision import STOP_S, log_file, read_scale, status_file
-from schemas.missions import Mission, MissionControl, MissionReport, MissionResult
+from infra.supervision import log_file, read_scale, status_file
+from schemas.missions import (
+    Mission,
+    MissionControl,
+    MissionReport,
+    MissionResult,
+    RobotMission,
+    RobotMissionResult,
+)
 from schemas.records import Record
 from schemas.topics import MISSION_RESULTS, MISSIONS, NewerSchema, Undecodable, decode
 
@@ -37,11 +38,9 @@ logger = logging.getLogger("ralo.supervisor")
 
 ALWAYS = ("provider", "orchestrator")
 PER_POLICY = ("aggregator", "sampler", "trainer", "evaluator")
+PER_ROBOT = ("actuator", "fusion", "controller")
 GRACE_S = 5.0
 """How long a policy's processors go on after its mission, so that what is in flight lands."""
-BACK_OFF_S = (0.5, 10.0)
-STEADY_S = 30.0
-"""A process that lived this long starts anew without back-off."""
 LOOK_EVERY_S = 0.2
 SERVERS_EVERY_S = 1.0
 
@@ -59,6 +58,7 @@ class ActiveMissions:
         self._paused: set[str] = set()
         self._closing: set[str] = set()
         self._over: set[str] = set()
+        self._piloted: dict[str, tuple[str, set[str]]] = {}
 
     def observe(self, record: Record) -> None:
         """Take one record of `missions` or `mission-results` in; bad ones are the provider's."""
@@ -79,6 +79,10 @@ class ActiveMissions:
                 self._closing.add(id_)
             case MissionResult(mission_id=id_):
                 self._over.add(id_)
+            case RobotMission(mission_id=id_, policy=str() as policy) as mission:
+                self._piloted.setdefault(id_, (policy, set(mission.robots)))
+            case RobotMissionResult(mission_id=id_, robot_id=robot) if id_ in self._piloted:
+                self._piloted[id_][1].discard(robot)
 
     def _order(self, mission_id: str, action: str) -> None:
         match action:
@@ -93,44 +97,27 @@ class ActiveMissions:
         """The policies with a mission that is not over, paused ones included."""
         return {policy for id_, policy in self._policy.items() if id_ not in self._over}
 
+    def piloting(self) -> set[str]:
+        """The policies that some robot has a mission under."""
+        return {policy for policy, robots in self._piloted.values() if robots}
+
     def policies(self) -> set[str]:
         """The policies at work now."""
         idle = self._over | (self._paused - self._closing)
         return {policy for id_, policy in self._policy.items() if id_ not in idle}
 
 
-Run = Callable[[str], None]
-"""What a child does: run the processor of that name; called in the child's process."""
-
-
-@dataclass
-class Child:
-    """One supervised process."""
-
-    name: str
-    kind: str
-    environ: dict[str, str]
-    process: ForkServerProcess | None = None
-    started_s: float = 0.0
-    next_start_s: float = 0.0
-    back_off_s: float = BACK_OFF_S[0]
-    restarts: int = 0
-    last_exit: int | None = None
-
-
 class Supervisor:
     """Keeps the running processes equal to the wanted ones."""
 
     def __init__(self, config: Settings, log: Log, run: Run, preload: Sequence[str]) -> None:
-        self._config, self._run_child = config, run
+        self._config, self._nursery = config, Nursery(run, preload)
         self._missions = ActiveMissions()
         ends = {**log.ends(MISSIONS.name), **log.ends(MISSION_RESULTS.name)}
         self._reader = log.state_reader({p: first for p, (first, _) in ends.items()})
         self._children: dict[str, Child] = {}
         self._last_wanted: dict[str, float] = {}
         self._unfinished: set[str] = set()
-        self._fork = multiprocessing.get_context("forkserver")
-        self._fork.set_forkserver_preload(list(preload))
 
     def run(self, stop: threading.Event) -> None:
         """Supervise until told to stop; then stop all."""
@@ -139,11 +126,9 @@ class Supervisor:
         while not stop.is_set():
             self.step()
         logger.info("stopping %d processors", len(self._children))
-        _stop(self._children.values())
+        stop_all(self._children.values())
         self._write_status()
-        # The fork server ends by itself, but only some time after this process.
-        for server in psutil.Process().children():
-            server.terminate()
+        self._nursery.close()
 
     def step(self) -> None:
         """Look at the missions, start what is missing, stop what nobody wants."""
@@ -160,7 +145,7 @@ class Supervisor:
 
     def _dismiss(self, names: Collection[str]) -> None:
         """Stop processes, and delete the copies that aggregators of finished policies have left."""
-        _stop([self._children.pop(name) for name in names])
+        stop_all([self._children.pop(name) for name in names])
         # A mission may also end while none of its processes runs: cancelled in a pause.
         unfinished = self._missions.unfinished()
         if names or self._unfinished - unfinished:
@@ -179,6 +164,11 @@ class Supervisor:
                 for kind in PER_POLICY:
                     count = scale.get(kind, 1)
                     children += [self._child(kind, i, policy) for i in range(count)]
+        children += [
+            Child(f"gate-0@{policy}", "gate", {}, ("run", "gate", "--policy", policy))
+            for policy in self._missions.piloting()
+        ]
+        children += self._robots()
         return {child.name: child for child in children}
 
     def _child(self, kind: str, index: int, policy: str | None) -> Child:
@@ -188,42 +178,31 @@ class Supervisor:
         environ |= {"RALO_POLICY": policy} if policy else {}
         return Child(name, kind, environ)
 
+    def _robots(self) -> list[Child]:
+        """What the kept robots and worlds need, each a program of its own."""
+        kept = read_kept(self._config)
+        worlds = [
+            Child(f"world-{name}", "world", {}, ("simulate", path))
+            for name, path in kept.worlds.items()
+        ]
+        return worlds + [
+            Child(f"{kind}@{robot}", kind, {}, ("run", kind, "--robot", path))
+            for robot, path in kept.robots.items()
+            for kind in PER_ROBOT
+        ]
+
     def _keep(self, child: Child) -> None:
         now = time.monotonic()
         if child.process is not None:
             code = child.process.exitcode
             if code is None:
                 return
-            self._note_exit(child, code, now)
+            child.note_exit(code, now)
         if now >= child.next_start_s:
-            self._start(child)
-
-    def _note_exit(self, child: Child, code: int, now: float) -> None:
-        steady = now - child.started_s > STEADY_S
-        child.back_off_s = BACK_OFF_S[0] if steady else min(2 * child.back_off_s, BACK_OFF_S[1])
-        child.next_start_s = now + child.back_off_s
-        child.process, child.last_exit = None, code
-        child.restarts += 1
-        logger.warning("%s ended with %s; again in %.1f s", child.name, code, child.back_off_s)
-
-    def _start(self, child: Child) -> None:
-        log = log_file(self._config, child.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        arguments = (self._run_child, child.kind, {**os.environ, **child.environ}, str(log))
-        child.process = self._fork.Process(target=_become, args=arguments, name=child.name)
-        child.process.start()
-        child.started_s = time.monotonic()
+            self._nursery.start(child, log_file(self._config, child.name))
 
     def _write_status(self) -> None:
-        rows = {
-            child.name: {
-                "pid": child.process.pid if child.process else None,
-                "started_s": _started_s(child.process.pid) if child.process else None,
-                "restarts": child.restarts,
-                "last_exit": child.last_exit,
-            }
-            for child in self._children.values()
-        }
+        rows = {child.name: child.row() for child in self._children.values()}
         path = status_file(self._config)
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(rows))
@@ -240,51 +219,6 @@ def _keep_servers(config: Settings, stop: threading.Event) -> None:
                 stack.up(logger.info)
             except (StackError, LogError, StoreUnavailable) as error:
                 logger.warning("not started: %s", error)
-
-
-def _stop(children: Iterable[Child]) -> None:
-    """Stop them all at once, with force what takes too long."""
-    processes = [child.process for child in children if child.process is not None]
-    running = [process for process in processes if process.exitcode is None]
-    for process in running:
-        process.terminate()
-    deadline = time.monotonic() + STOP_S
-    for process in running:
-        process.join(max(0.0, deadline - time.monotonic()))
-        if process.exitcode is None:
-            logger.warning("%s did not stop in %.0f s: killed", process.name, STOP_S)
-            process.kill()
-            process.join()
-
-
-def _become(run: Run, kind: str, environ: dict[str, str], log: str) -> None:
-    """In the child: take its environment and log file, and run."""
-    _end_with_supervisor()
-    os.environ.clear()
-    os.environ.update(environ)
-    with open(log, "ab") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    run(kind)
-
-
-def _end_with_supervisor() -> None:
-    """See to it that this process is told to stop once its supervisor is gone, however it went."""
-    supervisor = multiprocessing.parent_process()
-    assert supervisor is not None, "only a supervisor starts this"
-
-    def watch() -> None:
-        supervisor.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="supervisor", daemon=True).start()
-
-
-def _started_s(pid: int | None) -> float | None:
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:
-        return None
 
 
 def views_port(config: Settings) -> int:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from infra import supervision
+from infra import robots, supervision
 from infra.embedded import process
 from infra.embedded.process import ProcessId
+from infra.memory.log import MemoryLog
 from infra.settings import Settings
-from infra.supervisor import ActiveMissions
+from infra.supervisor import ActiveMissions, Supervisor
 from schemas.base import Event
 from schemas.missions import (
     Budget,
@@ -21,9 +23,13 @@ from schemas.missions import (
     MissionControl,
     MissionReport,
     MissionResult,
+    Patrol,
     ProblemSource,
+    RobotMission,
+    RobotMissionResult,
 )
 from schemas.records import Partition, Record
+from schemas.topics import TOPICS
 
 SUPERVISE = """
 import sys, threading, time
@@ -99,12 +105,19 @@ def result(outcome: Any = "ended") -> MissionResult:
     return MissionResult(mission_id="m", policy="p", outcome=outcome)
 
 
+ROVER = {"robot_id": "rover-1", "driver": {"name": "simulated"}, "fusion": {"channels": {}}}
+
+
 def at_work(*events: Event) -> set[str]:
+    return observed(*events).policies()
+
+
+def observed(*events: Event) -> ActiveMissions:
     active = ActiveMissions()
     for offset, event in enumerate(events):
         record = Record(Partition(event.topic, 0), offset, event.key.encode(), event.to_bytes())
         active.observe(record)
-    return active.policies()
+    return active
 
 
 @pytest.mark.parametrize(
@@ -142,3 +155,44 @@ def test_what_is_no_event_stops_no_supervisor() -> None:
     active = ActiveMissions()
     active.observe(Record(Partition("missions", 0), 0, b"m", b"{"))
     assert active.policies() == set()
+
+
+def test_a_gate_is_wanted_while_a_robot_has_a_mission_under_its_policy() -> None:
+    patrol = Patrol(waypoints=[(1.0, 2.0)])
+    led = RobotMission(mission_id="led", robots={"a": patrol, "b": patrol}, policy="arm")
+    tracked = RobotMission(mission_id="tracked", robots={"c": patrol})
+    done = [
+        RobotMissionResult(mission_id="led", robot_id=robot, outcome="done") for robot in ("a", "b")
+    ]
+    assert observed(tracked).piloting() == set()
+    assert observed(led, tracked, done[0]).piloting() == {"arm"}
+    assert observed(led, tracked, *done).piloting() == set()
+
+
+def test_robots_and_worlds_that_are_kept_are_programs_of_their_own(tmp_path: Path) -> None:
+    config = Settings(state_dir=tmp_path)
+    file = tmp_path / "rover.yaml"
+    file.write_text(yaml.safe_dump(ROVER))
+    robots.keep(config, [file], [tmp_path / "yard.yaml"])
+    log = MemoryLog()
+    log.provision(list(TOPICS.values()))
+    supervisor = Supervisor(config, log, lambda kind: None, [])
+    wanted = {child.name: child.arguments for child in supervisor._robots()}
+    assert wanted == {
+        "world-yard": ("simulate", str(tmp_path / "yard.yaml")),
+        "actuator@rover-1": ("run", "actuator", "--robot", str(file)),
+        "fusion@rover-1": ("run", "fusion", "--robot", str(file)),
+        "controller@rover-1": ("run", "controller", "--robot", str(file)),
+    }
+    assert robots.release(config) == ["rover-1"]
+    assert supervisor._robots() == []
+
+
+def test_a_robots_file_that_is_wrong_is_refused_by_the_name_of_its_field(tmp_path: Path) -> None:
+    file = tmp_path / "rover.yaml"
+    file.write_text(yaml.safe_dump({**ROVER, "control_hz": 5}))
+    with pytest.raises(robots.RobotFileError, match=r"rover.yaml: control_hz: .*100"):
+        robots.keep(Settings(state_dir=tmp_path), [file])
+    with pytest.raises(robots.RobotFileError, match="No such file"):
+        robots.keep(Settings(state_dir=tmp_path), [tmp_path / "none.yaml"])
+    assert robots.read_kept(Settings(state_dir=tmp_path)).robots == {}
