@@ -5,7 +5,7 @@ from typing import Any
 
 from consumers.backlog import Backlog, backlogs, glance
 from consumers.read import decoded
-from infra.cli.mission_view import MissionView, fold
+from infra.cli.mission_view import MissionView, RobotMissionView, View, fold
 from infra.embedded.health import answers
 from infra.kafka.bounded import Bounded, Stuck
 from infra.log import Log, LogError
@@ -41,14 +41,17 @@ def _rows(log: Log) -> list[dict[str, Any]]:
     records = sorted(map(decoded, glance(log, ends)), key=lambda r: r.partition.topic, reverse=True)
     views = [view for view in fold(records).values() if view.result is None]
     waiting: dict[str, Backlog] = {}
-    if views:
-        policies = {view.mission.policy for view in views}
-        waiting = backlogs(log, policies, min(view.submitted_ms for view in views))
+    if learning := [view for view in views if isinstance(view, MissionView)]:
+        policies = {view.mission.policy for view in learning}
+        waiting = backlogs(log, policies, min(view.submitted_ms for view in learning))
     return [_row(view, waiting.get(view.mission.mission_id, Backlog())) for view in views]
 
 
-def _row(view: MissionView, waiting: Backlog) -> dict[str, Any]:
-    ids = {"mission_id": view.mission.mission_id, "policy": view.mission.policy}
+def _row(view: View, waiting: Backlog) -> dict[str, Any]:
+    ids = {"mission_id": view.mission.mission_id, "policy": view.mission.policy or ""}
+    if isinstance(view, RobotMissionView):
+        at_it = set(view.mission.robots) - set(view.results)
+        return ids | {"phase": view.phase, "in_flight": {"robots": len(at_it)}, "lag": {}}
     return ids | {"phase": view.phase, "in_flight": waiting.in_flight, "lag": waiting.lag}
 
 

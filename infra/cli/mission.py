@@ -14,10 +14,10 @@ import typer
 
 from infra.cli import PLAIN
 from infra.cli.mission_file import load_mission
-from infra.cli.mission_view import MissionView, missions, with_progress
+from infra.cli.mission_view import MissionView, View, missions, with_progress
 from infra.log import Log
 from producers.missions import publish
-from schemas.missions import Mission, MissionControl, MissionReport
+from schemas.missions import Mission, MissionControl, MissionReport, RobotMission
 
 app = typer.Typer(no_args_is_help=True, **PLAIN)
 
@@ -60,14 +60,21 @@ def submit(
     log = open_log()
     _refuse_used_id(log, submitted)
     publish(log, submitted)
-    say(f"submitted {submitted.mission_id} for policy {submitted.policy}")
+    say(f"submitted {submitted.mission_id} for {_whom(submitted)}")
+    wait = wait and isinstance(submitted, Mission)
     report = _await_answer(log, submitted.mission_id, timeout_s) if wait else None
     _print_answer(submitted, report, as_json)
     if report is not None and report.stage == "rejected":
         raise typer.Exit(1)
 
 
-def _refuse_used_id(log: Log, submitted: Mission) -> None:
+def _whom(submitted: Mission | RobotMission) -> str:
+    if isinstance(submitted, RobotMission):
+        return ", ".join(submitted.robots)
+    return f"policy {submitted.policy}"
+
+
+def _refuse_used_id(log: Log, submitted: Mission | RobotMission) -> None:
     used = missions(log, submitted.mission_id).get(submitted.mission_id)
     if used is not None and used.mission != submitted:
         raise MissionError(
@@ -81,7 +88,7 @@ def _await_answer(log: Log, mission_id: str, timeout_s: float) -> MissionReport:
     while True:
         view = missions(log, mission_id).get(mission_id)
         for stage in ("rejected", "prepared"):
-            if view is not None and stage in view.reports:
+            if isinstance(view, MissionView) and stage in view.reports:
                 return view.reports[stage]
         now = time.monotonic()
         if now - began >= timeout_s:
@@ -95,7 +102,9 @@ def _await_answer(log: Log, mission_id: str, timeout_s: float) -> MissionReport:
         time.sleep(min(LOOK_EVERY_S, timeout_s))
 
 
-def _print_answer(submitted: Mission, report: MissionReport | None, as_json: bool) -> None:
+def _print_answer(
+    submitted: Mission | RobotMission, report: MissionReport | None, as_json: bool
+) -> None:
     stage = report.stage if report else "submitted"
     if as_json:
         ids = {"mission_id": submitted.mission_id, "policy": submitted.policy, "stage": stage}
@@ -175,7 +184,9 @@ def watch(mission_id: MaybeId = None) -> None:
     from infra.cli import live
 
     log = open_log()
-    found = _find(log, mission_id) if mission_id else _find(log, _newest())
+    found = _find(log, mission_id) if mission_id else _find(log, _newest(_is_learning))
+    if not _is_learning(found):
+        raise MissionError(f"{found.mission.mission_id} is for robots: `ralo robot list` shows it")
     live.watch(log, found.mission.mission_id, live.beginnings(log))
 
 
@@ -212,7 +223,7 @@ def _order(mission_id: str, action: Action, as_json: bool, reason: str = "") -> 
         say(f"{mission_id}: {action} requested")
 
 
-def _newest(*wishes: Callable[[MissionView], bool]) -> str:
+def _newest(*wishes: Callable[[View], bool]) -> str:
     """The id of the mission submitted last, of those that the first wish finds that finds any."""
     views = missions(open_log()).values()
     for wish in wishes or (lambda view: True,):
@@ -221,8 +232,12 @@ def _newest(*wishes: Callable[[MissionView], bool]) -> str:
     raise MissionError("no mission goes on or is paused: `ralo mission list` shows all")
 
 
-def _find(log: Log, mission_id: str) -> MissionView:
-    found: Mapping[str, MissionView] = missions(log, mission_id)
+def _is_learning(view: View) -> bool:
+    return isinstance(view, MissionView)
+
+
+def _find(log: Log, mission_id: str) -> View:
+    found: Mapping[str, View] = missions(log, mission_id)
     if mission_id not in found:
         raise MissionError(f"no mission {mission_id!r}: `ralo mission list` shows them")
     return found[mission_id]

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas.missions import Mission, parse_mission
+from schemas.missions import Mission, RobotMission, parse_mission, parse_robot_mission
 
 _GIVEN = {"type", "mission_id", "schema_version"}
 """Fields of the event that a file does not have."""
@@ -52,21 +52,25 @@ def load_mission(
     policy: str = "main",
     overrides: Sequence[str] = (),
     now: datetime | None = None,
-) -> Mission:
-    """Read a mission; `overrides` are `field.field=value`, `policy` counts where the file has none.
+) -> Mission | RobotMission:
+    """Read a mission, one for robots where it names `robots`.
 
-    Paths in it are looked for beside the file, then in the working directory. Raises
-    `MissionFileError`.
+    `overrides` are `field.field=value`, `policy` counts where a learning mission has none. Paths in
+    it are looked for beside the file, then in the working directory. Raises `MissionFileError`.
     """
     document, node = _read(path)
     for override in overrides:
         _override(document, override)
-    document.setdefault("policy", policy)
-    _anchor(document, path.parent)
+    named = {"mission_id": mission_id or _default_id(path, now)}
+    model = RobotMission if "robots" in document else Mission
     try:
-        return parse_mission({**document, "mission_id": mission_id or _default_id(path, now)})
+        if model is RobotMission:
+            return parse_robot_mission({**document, **named})
+        document.setdefault("policy", policy)
+        _anchor(document, path.parent)
+        return parse_mission({**document, **named})
     except ValidationError as error:
-        raise MissionFileError(_readable(path, node, error)) from error
+        raise MissionFileError(_readable(path, node, model, error)) from error
 
 
 def _read(path: Path) -> tuple[dict[str, Any], yaml.Node]:
@@ -143,16 +147,16 @@ def _default_id(path: Path, now: datetime | None) -> str:
     return f"{stem[:80]}-{(now or datetime.now()).strftime('%Y%m%d-%H%M%S')}"
 
 
-def _readable(path: Path, node: yaml.Node, error: ValidationError) -> str:
-    return "\n".join(_line(path, node, e) for e in error.errors(include_url=False))
+def _readable(path: Path, node: yaml.Node, model: type[BaseModel], error: ValidationError) -> str:
+    return "\n".join(_line(path, node, model, e) for e in error.errors(include_url=False))
 
 
-def _line(path: Path, node: yaml.Node, error: ErrorDetails) -> str:
+def _line(path: Path, node: yaml.Node, model: type[BaseModel], error: ErrorDetails) -> str:
     place = [str(part) for part in error["loc"]]
     number = _line_of(node, place)
     where = f"{path}:{number}" if number else str(path)
     if error["type"] == "extra_forbidden":
-        what = f"no such field{_near(place)}"
+        what = f"no such field{_near(model, place)}"
     else:
         what = error["msg"].removeprefix("Value error, ")
         if error["type"] != "missing" and not isinstance(error["input"], dict):
@@ -173,8 +177,7 @@ def _line_of(node: yaml.Node, place: Iterable[str]) -> int | None:
     return line
 
 
-def _near(place: Sequence[str]) -> str:
-    model: Any = Mission
+def _near(model: Any, place: Sequence[str]) -> str:
     for name in place[:-1]:
         info = model.model_fields.get(name) if _is_model(model) else None
         kinds = [info.annotation, *get_args(info.annotation)] if info else []

@@ -8,7 +8,7 @@ import base64
 from dataclasses import dataclass, field
 
 from schemas.learning import DeadLetter, Problem, UploadsRefused, WeightVersion
-from schemas.missions import Mission, MissionControl, MissionReport
+from schemas.missions import Mission, MissionControl, MissionReport, RobotMission
 from schemas.records import Partition, Record
 from schemas.tensors import ObjectRef
 from schemas.topics import MISSIONS, PROBLEMS, NewerSchema, Undecodable, decode
@@ -133,6 +133,8 @@ class Ledger:
     def __init__(self) -> None:
         self.courses: dict[str, Course] = {}
         self.flows: dict[str, Flow] = {}
+        self._of_robots: dict[str, int] = {}
+        """Where missions for robots lie: an order for one of them is no mistake."""
         self._deadly: dict[str, str] = {}
         """Where records of `missions` lay that killed the provider, and what was said of it."""
         self._read: dict[Partition, int] = {}
@@ -144,7 +146,8 @@ class Ledger:
     def knew(self, mission_id: str, record: Record) -> bool:
         """Whether the mission was in the log before this record of `missions`."""
         course = self.courses.get(mission_id)
-        return course is not None and course.offset < record.offset
+        offset = course.offset if course else self._of_robots.get(mission_id)
+        return offset is not None and offset < record.offset
 
     def condemned(self, flow: Flow) -> list[tuple[Course, str]]:
         """The policy's missions that nobody will prepare, for they kill the provider; and why."""
@@ -170,6 +173,8 @@ class Ledger:
         match record.event:
             case Mission() as mission:
                 self._mission(mission, record)
+            case RobotMission() as mission:
+                self._of_robots.setdefault(mission.mission_id, record.offset)
             case MissionControl() as control:
                 self._control(control)
             case MissionReport() as report:

@@ -20,7 +20,7 @@ from infra.log import Message
 from infra.memory.log import MemoryLog
 from infra.memory.store import MemoryStore
 from producers.problems.provider import ProblemProvider
-from schemas.missions import MissionControl, MissionResult
+from schemas.missions import MissionControl, MissionResult, RobotMission, RobotMissionResult
 from schemas.records import Record
 from schemas.topics import TOPICS, decode
 
@@ -91,7 +91,8 @@ def test_the_examples_are_missions() -> None:
     examples = sorted((Path(__file__).parents[2] / "examples" / "missions").glob("*.yaml"))
     assert examples
     for path in examples:
-        assert load_mission(path).problems.name
+        found = load_mission(path)
+        assert found.robots if isinstance(found, RobotMission) else found.problems.name
 
 
 @pytest.mark.parametrize(
@@ -288,3 +289,53 @@ def test_resume_says_that_a_mission_nobody_paused_goes_on(file: Path, log: Memor
     assert "m2 is not paused: it goes on (running)" in said.stderr
     assert answered("resume", "m1")["phase"] == "running"
     assert len(list(read("missions", log=log))) == before
+
+
+# -- missions for robots ----------------------------------------------------------------------
+
+PATROL = """\
+robots:
+  rover-1: {kind: patrol, waypoints: [[1, 2], [3, 4]], laps: 2}
+  rover-2: {kind: patrol, waypoints: [[5, 6]]}
+"""
+
+
+@pytest.fixture
+def patrol(tmp_path: Path) -> Path:
+    path = tmp_path / "patrol.yaml"
+    path.write_text(PATROL)
+    return path
+
+
+def test_a_file_that_names_robots_is_a_mission_for_them(patrol: Path) -> None:
+    found = load_mission(patrol, mission_id="p1")
+    assert isinstance(found, RobotMission)
+    assert found.policy is None
+    patrol.write_text(PATROL.replace("laps", "lapse"))
+    with pytest.raises(MissionFileError, match=r"patrol.yaml:2: .*lapse: no such field"):
+        load_mission(patrol)
+
+
+def test_a_mission_for_robots_is_listed_until_each_is_through(patrol: Path, log: MemoryLog) -> None:
+    assert answered("submit", patrol, "--id", "p1")["stage"] == "submitted"
+    assert answered("list")[0] | {"submitted_ms": 0} == {
+        "mission_id": "p1",
+        "policy": "tracker",
+        "phase": "running",
+        "outcome": None,
+        "submitted_ms": 0,
+        "reason": "0 of 2 robots are through",
+    }
+    for robot, outcome in (("rover-1", "done"), ("rover-2", "failed")):
+        log.append([message(RobotMissionResult(mission_id="p1", robot_id=robot, outcome=outcome))])
+    assert answered("show", "p1")["outcome"] == "failed"
+    assert ralo("cancel", "p1").exit_code == 1
+
+
+def test_orders_for_robots_are_no_mistake_to_the_provider(patrol: Path, log: MemoryLog) -> None:
+    ralo("submit", patrol, "--id", "p1")
+    assert answered("pause", "p1")["action"] == "pause"
+    assert answered("show", "p1")["phase"] == "paused"
+    ralo("cancel", "p1")
+    assert answered("show", "p1")["phase"] == "cancelling"
+    assert not list(read("dead-letters", log=log))
