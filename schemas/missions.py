@@ -25,11 +25,23 @@ class NewModel(Strict):
     seed: int = 0
 
 
+class NewPolicy(Strict):
+    """The size of a control policy made from random weights: actor and critic of tanh layers."""
+
+    hidden: list[int] = Field([64, 64], min_length=1, description="widths of the hidden layers")
+    log_std: float = Field(-0.5, description="of the action, in half-widths of its range, at first")
+    clip: float = Field(10.0, gt=0, description="bound of the normalised observation")
+    seed: int = 0
+
+
 class ModelSpec(Strict):
     """Where version 0 comes from: a local folder, a hub name, or `new` with a size."""
 
     base: str = "new"
     new: NewModel = NewModel()
+    mlp: NewPolicy | None = Field(
+        None, description="`new` is a control policy of this size, for the source gymnasium"
+    )
 
 
 class Verifier(Strict):
@@ -42,7 +54,7 @@ class Verifier(Strict):
 class ProblemSource(Strict):
     """Where problems come from; `prompt` and `answer` are templates over the item's fields."""
 
-    source: Literal["reasoning-gym", "jsonl", "datasets"] = "reasoning-gym"
+    source: Literal["reasoning-gym", "jsonl", "datasets", "gymnasium"] = "reasoning-gym"
     name: str
     args: dict[str, JsonValue] = {}
     split: str | None = None
@@ -109,6 +121,9 @@ class Training(Strict):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    outer_rate: float = Field(
+        1.0, gt=0, le=1, description="how far a step goes along the mean of its deltas"
+    )
 
 
 class Budget(Strict):
@@ -120,9 +135,16 @@ class Budget(Strict):
 
 
 class Target(Strict):
-    """The held-out accuracy that ends a mission early."""
+    """What on the held-out problems ends a mission early; either is enough where both are given."""
 
-    heldout: float = Field(gt=0, le=1)
+    heldout: float | None = Field(None, gt=0, le=1, description="accuracy")
+    reward: float | None = Field(None, description="mean reward, of environments the mean return")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "Target":
+        if self.heldout is None and self.reward is None:
+            raise ValueError("a target needs `heldout` or `reward`")
+        return self
 
 
 class Keep(Strict):
@@ -161,6 +183,19 @@ class Mission(Event):
         if not any(v is not None for v in (*self.budget.model_dump().values(), self.target)):
             raise ValueError("budget: a mission needs a budget or a target, or it never ends")
         return self
+
+    @model_validator(mode="after")
+    def _fits_source(self) -> "Mission":
+        if self.acts and self.model.base == "new" and self.model.mlp is None:
+            raise ValueError("model.mlp: a policy for the source gymnasium needs it (`mlp: {}`)")
+        if not self.acts and self.model.mlp is not None:
+            raise ValueError("model.mlp: a control policy learns from the source gymnasium alone")
+        return self
+
+    @property
+    def acts(self) -> bool:
+        """Whether a control policy learns in environments, not a language model on questions."""
+        return self.problems.source == "gymnasium"
 
     @property
     def in_flight_limit(self) -> int:
@@ -223,6 +258,8 @@ class MissionResult(Event):
     final_version: int | None = None
     heldout_before: float | None = None
     heldout_after: float | None = None
+    reward_before: float | None = Field(None, description="mean on the held-out problems")
+    reward_after: float | None = None
 
 
 class Patrol(Strict):
@@ -279,3 +316,8 @@ class RobotMissionResult(Event):
 def parse_mission(document: dict[str, Any]) -> Mission:
     """A mission from a parsed YAML or JSON document; raises pydantic.ValidationError."""
     return Mission.model_validate({"type": "mission", **document})
+
+
+def parse_robot_mission(document: dict[str, Any]) -> RobotMission:
+    """A mission for robots from a parsed document; raises pydantic.ValidationError."""
+    return RobotMission.model_validate({"type": "robot-mission", **document})

@@ -184,7 +184,9 @@ def _near(model: Any, place: Sequence[str]) -> str:
         model = next((kind for kind in kinds if _is_model(kind)), None)
     known = sorted(set(model.model_fields) - _GIVEN) if _is_model(model) else []
     near = difflib.get_close_matches(place[-1], known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+    if near or not known:
+        return f"; did you mean {near[0]}?" if near else ""
+    return f"; there are {', '.join(known)}"
 
 
 def _is_model(kind: Any) -> bool:
