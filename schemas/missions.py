@@ -297,6 +297,19 @@ class RobotMission(Event):
     )
 
 
+class RobotMissionReport(Event):
+    """What a robot's controller says of its part of a mission whenever it reached a waypoint."""
+
+    topic: ClassVar[str] = "missions"
+    key_field: ClassVar[str] = "mission_id"
+
+    type: Literal["robot-mission-report"] = "robot-mission-report"
+    mission_id: str
+    robot_id: str
+    waypoints: int = Field(description="reached so far, over all laps")
+    distance_m: float = 0.0
+
+
 class RobotMissionResult(Event):
     """How one robot's part of a mission ended."""
 

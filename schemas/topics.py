@@ -53,7 +53,13 @@ class Topic:
 
 MISSIONS = Topic(
     "missions",
-    (missions.Mission, missions.MissionControl, missions.MissionReport, missions.RobotMission),
+    (
+        missions.Mission,
+        missions.MissionControl,
+        missions.MissionReport,
+        missions.RobotMission,
+        missions.RobotMissionReport,
+    ),
 )
 PROBLEMS = Topic("problems", (learning.Problem,), partitions=4)
 SAMPLES = Topic("samples", (learning.SampleGroup,), partitions=4)
