@@ -2,10 +2,12 @@
 
 from consumers.audit.core import NeedsObjects, Records, UnknownMission, audit
 from consumers.audit.objects import NoObjects, ObjectChecker
-from consumers.audit.report import INVARIANTS, AuditReport
+from consumers.audit.report import ACTING, INVARIANTS, LEARNING, AuditReport
 
 __all__ = [
+    "ACTING",
     "INVARIANTS",
+    "LEARNING",
     "AuditReport",
     "NeedsObjects",
     "NoObjects",

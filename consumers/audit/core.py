@@ -6,6 +6,7 @@ each problem, group, upload and version, never an event.
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from consumers.audit.acting import ActingBook
 from consumers.audit.books import Books, Coverage
 from consumers.audit.dead import DeadLetters
 from consumers.audit.missions import MissionBook
@@ -25,8 +26,8 @@ from schemas.learning import (
     WeightHead,
     WeightVersion,
 )
-from schemas.missions import MissionResult
-from schemas.records import Record
+from schemas.missions import MissionResult, RobotMission, RobotMissionResult
+from schemas.records import Partition, Record
 from schemas.topics import (
     DEAD_LETTERS,
     EVALUATIONS,
@@ -47,7 +48,8 @@ from streams.learning.spill import BadSpill, moved_fields
 Records = Mapping[str, Iterable[Record]]
 """The committed records of each topic, raw, in order per partition.
 
-`weight-heads` is read twice, before everything else and after it.
+`weight-heads` is read twice, before everything else and after it. What is keyed by a robot is asked
+for by partition, as `commands-3`.
 """
 
 
@@ -88,20 +90,25 @@ class _Audit:
         self._samples = SampleBook(self._books, self._missions, self._problems)
         self._uploads = UploadBook(self._books, self._samples, objects)
         self._versions = VersionBook(self._books, self._missions, self._uploads)
+        self._acting = ActingBook(self._books, self._of_partition)
         self._undecodable: dict[str, list[tuple[int, str | None]]] = {}
 
     def run(self, mission: str | None) -> AuditReport:
         """Read everything, then judge what only the whole can tell."""
         heads = self._heads()
-        for record in self._raw(DEAD_LETTERS):
+        for record in self._raw(DEAD_LETTERS.name):
             self._books.dead.add(record)
         for record, event in self._events(MISSIONS):
+            if isinstance(event, RobotMission):
+                self._acting.mission(event)
             self._missions.observe(record, event)
         self._narrow_to(mission)
         self._read_work()
         for record, event in self._events(WEIGHT_VERSIONS):
             whole = self._complete(record, event) if isinstance(event, WeightVersion) else event
             self._versions.observe(record, whole)
+        if self._policy is None:
+            self._acting.read()
         self._judge_heads(heads, later := self._heads())
         self._judge_named(later)
         return self._settle()
@@ -162,19 +169,29 @@ class _Audit:
             problems=sum(balance.in_flight for balance in missions.values()),
             samples=counts["groups_waiting"] + counts["groups_open"],
             uploads=counts["uploads_open"],
+            commands=counts["commands_open"],
         )
 
     # -- reading ----------------------------------------------------------------------------
 
-    def _raw(self, topic: Topic) -> Iterator[Record]:
-        for record in self._records.get(topic.name, ()):
+    def _raw(self, name: str) -> Iterator[Record]:
+        for record in self._records.get(name, ()):
             self._books.bounds.note(record)
             self._findings.counts["records"] += 1
             yield record
 
     def _events(self, topic: Topic) -> Iterator[tuple[Record, Event]]:
-        """The events of a topic that are of the policy; each record is held against its letter."""
-        for record in self._raw(topic):
+        """The events of a topic that are of the policy."""
+        for record, event in self._decoded(topic, self._raw(topic.name)):
+            if self._wants(event):
+                yield record, event
+
+    def _of_partition(self, topic: Topic, number: int) -> Iterator[tuple[Record, Event]]:
+        return self._decoded(topic, self._raw(str(Partition(topic.name, number))))
+
+    def _decoded(self, topic: Topic, records: Iterable[Record]) -> Iterator[tuple[Record, Event]]:
+        """What decodes, with its event; each record is held against its dead letter."""
+        for record in records:
             event: Event | None = None
             try:
                 event = decode(topic.name, record.value)
@@ -183,7 +200,7 @@ class _Audit:
             except NewerSchema:
                 self._findings.counts["records_of_a_newer_schema"] += 1
             self._books.dead.match(record, event is not None)
-            if event is not None and self._wants(event):
+            if event is not None:
                 yield record, event
 
     def _wants(self, event: Event) -> bool:
@@ -233,6 +250,8 @@ class _Audit:
                 self._missions.result(record, event)
                 if event.final_version is not None:
                     named.setdefault((event.policy, event.final_version), record.at)
+            if isinstance(event, RobotMissionResult) and self._policy is None:
+                self._acting.result(record, event)
         for (name, version), at in named.items():
             policy = self._versions.policies.get(name, PolicyEntry())
             newer = policy.newest < version <= heads.get(name, -1)

@@ -7,15 +7,22 @@ from consumers.audit.objects import ObjectChecker
 from consumers.audit.report import AuditReport
 from consumers.read import Ends, read_until
 from infra.log import Log
-from schemas.records import Record
+from schemas.records import Partition, Record
 from schemas.topics import (
+    COMMANDS,
     DEAD_LETTERS,
     EVALUATIONS,
+    FEEDBACK,
+    FUSED_STATES,
     GRADIENT_CHUNKS,
     MISSION_RESULTS,
     MISSIONS,
     PROBLEMS,
+    RELEASES,
+    SAFETY_EVENTS,
     SAMPLES,
+    SENSOR_FRAMES,
+    TOPICS,
     WEIGHT_HEADS,
     WEIGHT_VERSIONS,
 )
@@ -32,6 +39,12 @@ _CUT = (
     GRADIENT_CHUNKS,
     SAMPLES,
     PROBLEMS,
+    FEEDBACK,
+    COMMANDS,
+    FUSED_STATES,
+    SENSOR_FRAMES,
+    RELEASES,
+    SAFETY_EVENTS,
     MISSIONS,
     DEAD_LETTERS,
 )
@@ -49,12 +62,17 @@ class LogRecords(Mapping[str, Iterator[Record]]):
         self._log, self._report = log, report
         self._ends: dict[str, Ends] = {}
 
-    def __getitem__(self, topic: str) -> Iterator[Record]:
-        if topic == WEIGHT_HEADS.name:
-            return read_until(self._log, self._log.ends(topic))
+    def __getitem__(self, name: str) -> Iterator[Record]:
+        """The records of a topic, or of one partition, written as `commands-3`."""
+        if name == WEIGHT_HEADS.name:
+            return read_until(self._log, self._log.ends(name))
         if not self._ends:
             self._ends = {t.name: self._log.ends(t.name) for t in _CUT}
-        return self._read(topic, self._ends[topic])
+        if name in TOPICS:
+            return self._read(name, self._ends[name])
+        partition = Partition.parse(name)
+        first, end = self._ends[partition.topic].get(partition, (0, 0))
+        return self._read(name, {partition: (first, end)}) if first < end else iter(())
 
     def __iter__(self) -> Iterator[str]:
         return iter([*(topic.name for topic in _CUT), WEIGHT_HEADS.name])

@@ -60,6 +60,10 @@ class Bounds:
         """One past the last record that was read."""
         return self._seen.get(partition, (0, 0))[1]
 
+    def has(self, partition: Partition, end: int) -> bool:
+        """Whether the log goes as far as this; asks the log only beyond what was read."""
+        return end <= self.read_to(partition) or end <= self.log(partition)[1]
+
     def log(self, partition: Partition) -> tuple[int, int]:
         """The first and the next offset of the partition now; of what was read, without a log."""
         if self._ends is not None:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, computed_field
 FIRST = 5
 """Offending positions that are named for each invariant."""
 
-INVARIANTS: dict[str, str] = {
+LEARNING: dict[str, str] = {
     "mission-known": "every problem and result belongs to a mission in the log, of the same policy",
     "problem-once": "a problem is in the log once",
     "problem-index": "the problems of a mission are numbered without a gap",
@@ -47,11 +47,55 @@ INVARIANTS: dict[str, str] = {
     "dead-letter-once": "a record is a dead letter once",
     "mission-result-once": "a mission has one result at most",
 }
+"""The invariants of the learning loop by name."""
+
+ACTING: dict[str, str] = {
+    "frame-sequence": "the frames of a boot have no gap but one that counts what was dropped",
+    "fused-source-end": "the source of a fused state lies inside its partition of `sensor-frames`",
+    "fused-source-overlap": "the sources of a robot's fused states do not overlap",
+    "fused-source-gap": "no frame lies between two sources but where fusion was away meanwhile",
+    "fused-of-frame": "a fused state names the last frame of its source",
+    "command-epoch": "a command's epoch is the offset of a claim of its robot, before it",
+    "command-id": "a command is in the log once, but for copies",
+    "command-source-end": "the source of a command lies inside its partition of `fused-states`",
+    "outcome-of-command": "an outcome names a command, with its deadline and its policy",
+    "command-once": "a command is applied once, and none after a later one of its epoch",
+    "command-in-time": "a command is applied before its deadline, in the boot it was made for",
+    "command-epoch-order": "no command is applied from an older epoch than one applied before",
+    "command-settled": "every command has an outcome, or is on its way",
+    "policy-released": "what acts is the tracker, or a version since its SWAPPED, not rolled back",
+    "policy-hash": "a version has one hash wherever it acts",
+    "release-step": "a release goes through its stages in order, and none after the last",
+    "release-acting": "from SWAPPED on, the version of the release is what acts",
+    "safety-sequence": "a robot's safety events have no gap and no two contents",
+    "safety-mode": "a safety event begins in the mode that the one before it ended in",
+    "safety-final": "nothing follows TERMINATED",
+    "robot-mission-known": "a robot's result is of a mission in the log that names the robot",
+    "robot-result-once": "a robot's part of a mission has one result at most",
+}
+"""The invariants of the acting loop by name."""
+
+INVARIANTS: dict[str, str] = LEARNING | ACTING
 """Every invariant by name."""
 
-_LOST = ("problem-lost", "group-lost", "upload-lost", "undecodable-buried")
-_GAPS = ("samples-source-gap", "uploads-source-gap")
-_DUPLICATED = ("problem-once", "group-once", "group-learnt-once", "upload-once")
+_LOST = (
+    "problem-lost",
+    "group-lost",
+    "upload-lost",
+    "undecodable-buried",
+    "frame-sequence",
+    "command-settled",
+    "safety-sequence",
+)
+_GAPS = ("samples-source-gap", "uploads-source-gap", "fused-source-gap")
+_DUPLICATED = (
+    "problem-once",
+    "group-once",
+    "group-learnt-once",
+    "upload-once",
+    "command-id",
+    "command-once",
+)
 
 
 class Invariant(BaseModel):
@@ -70,6 +114,7 @@ class InFlight(BaseModel):
     problems: int = 0
     samples: int = 0
     uploads: int = 0
+    commands: int = 0
 
 
 class MissionBooks(BaseModel):

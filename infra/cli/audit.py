@@ -129,9 +129,29 @@ def _rows(report: "AuditReport") -> Iterator[tuple[str, str, str]]:
     yield "uploads", f"{n['uploads']:,}", _parts(n, "uploads_", uploads)
     yield "versions", f"{n['versions']:,}", _parts(n, "versions_", {"expired": ""})
     yield "objects", f"{n['objects_needed']:,}", f"{megabytes}, {n['objects_expired']:,} expired"
+    yield from _robot_rows(n)
     yield "not learnt from", f"{report.unused_share:.1%}", "of the groups settled"
 
 
+def _robot_rows(n: Counter[str]) -> Iterator[tuple[str, str, str]]:
+    """What robots sensed, were told and did; nothing where there are none."""
+    for what, remarks in _ROBOTS.items():
+        if total := n[what]:
+            name = what.replace("_", " ")
+            yield name, f"{total:,}", _parts(n, f"{what}_", dict.fromkeys(remarks, ""))
+
+
+_ROBOTS = {
+    "frames": ("missing", "copied", "unfused", "waiting"),
+    "states": ("copied",),
+    "commands": (
+        *("applied", "superseded", "expired", "duplicate", "old_epoch", "unsafe", "lost"),
+        *("open", "unsent", "copied"),
+    ),
+    "feedback": ("missing", "copied"),
+    "releases": ("committed", "rolled_back"),
+    "safety_events": ("copied",),
+}
 _FATES = ("sampled", "cancelled", "dead", "in_flight", "lost")
 
 
