@@ -43,6 +43,15 @@ class Rollout(Model):
     cuts: list[int] = []
 
 
+class EpisodesSummary(Model):
+    """What the episodes of a group came to, so that nobody needs their object to know it."""
+
+    task: str = Field(description="the environment and its arguments, in one line")
+    returns: list[float] = Field(description="the sum of rewards of each episode, undiscounted")
+    lengths: list[int] = Field(description="steps of each episode")
+    terminated: int = Field(description="episodes that ended by themselves, not by the time limit")
+
+
 class BatchRef(Model):
     """The sampler's batch: the groups with this id, by index, give the exact input again."""
 
@@ -52,10 +61,11 @@ class BatchRef(Model):
 
 
 class SampleGroup(Event):
-    """All completions of one problem, sampled under one weight version.
+    """All completions, or all episodes, of one problem, sampled under one weight version.
 
     Sampling takes seeds from (mission seed, problem_id, use, rollout index, position) alone.
-    A group above 64 KiB has its rollouts in an object.
+    A group above 64 KiB has its rollouts in an object. Of origin `episode` it has none: what was
+    seen and done is in the object at `episodes_ref`; streams/learning/control/episodes.py says how.
     """
 
     topic: ClassVar[str] = "samples"
@@ -66,11 +76,13 @@ class SampleGroup(Event):
     use: int = 0
     mission_id: str
     policy: str
-    origin: Literal["problem"] = "problem"
+    origin: Literal["problem", "episode"] = "problem"
     outcome: Literal["sampled", "cancelled"] = "sampled"
     prompt_tokens: list[int] = []
     rollouts: list[Rollout] = []
     rollouts_ref: ObjectRef | None = None
+    episodes: EpisodesSummary | None = None
+    episodes_ref: ObjectRef | None = None
     version: int = Field(description="the weight version that sampled all of it")
     seed: int = 0
     batch: BatchRef | None = None
@@ -80,6 +92,11 @@ class SampleGroup(Event):
     def group_id(self) -> str:
         """The id of this use of the problem."""
         return f"{self.problem_id}.{self.use}"
+
+    @property
+    def size(self) -> int:
+        """How many completions or episodes it has, as far as the event says."""
+        return len(self.episodes.returns) if self.episodes else len(self.rollouts)
 
 
 class GroupUse(Model):
@@ -116,8 +133,27 @@ class Spilling(Event):
         return moved.get(name, len(getattr(self, name)))
 
 
+class LocalSteps(Model):
+    """How a delta came about: optimizer steps on one batch, from the base version's weights.
+
+    The optimizer is new for each upload, so nothing but the batch and the seed is behind it.
+    """
+
+    steps: int
+    epochs: int
+    minibatch: int = Field(description="environment steps in each of them; fewer in the last")
+    seed: int = Field(description="of the order of the minibatches")
+    optimizer: Literal["adamw"] = "adamw"
+    learning_rate: float
+    state: Literal["fresh"] = "fresh"
+
+
 class GradientUpload(Spilling):
-    """One gradient: hashed chunks of the flat vector in the layout of the base version's shards."""
+    """One gradient: hashed chunks of the flat vector in the layout of the base version's shards.
+
+    Of kind `delta` it is a difference of weights instead: what local optimizer steps made of the
+    base version on these groups, less that version; statistics of observations included.
+    """
 
     spills: ClassVar[tuple[str, ...]] = ("chunks", "micro_batches")
 
@@ -131,11 +167,12 @@ class GradientUpload(Spilling):
     kind: Literal["gradient", "delta"] = "gradient"
     base_version: int
     chunks: list[TensorRef]
-    weight: float = Field(description="the weight of this upload in the fold: its tokens")
+    weight: float = Field(description="the weight of this upload in the fold: its tokens or steps")
     groups: list[GroupUse] = Field(description="what was learnt from, in batch order")
     dropped: list[Dropped] = []
     micro_batches: list[int] = Field([], description="rollouts in each backward pass")
     records_sha256: Sha256 = Field(description="over the raw records of `groups`, in order")
+    local: LocalSteps | None = Field(None, description="of a delta")
     stats: dict[str, float] = {}
     trainer: str = ""
     deterministic: bool = False
@@ -213,8 +250,13 @@ class Layout(Model):
 
 
 class AdamStep(Model):
-    """One optimizer step as it was taken."""
+    """One step as it was taken.
 
+    By `delta` the mean of the uploads' deltas was added, times `learning_rate`, the outer rate;
+    moments and Adam's count `step` stay as they are, and `grad_norm` is the mean's.
+    """
+
+    rule: Literal["adamw", "delta"] = "adamw"
     step: int
     learning_rate: float
     grad_norm: float
@@ -314,7 +356,11 @@ class WeightHead(Event):
 
 
 class Evaluation(Event):
-    """Greedy accuracy of one version on all held-out problems."""
+    """Greedy accuracy of one version on all held-out problems.
+
+    Of a control policy: the mean return of stochastic episodes, as `reward`, and the share of them
+    that was solved, as `accuracy`.
+    """
 
     topic: ClassVar[str] = "evaluations"
     key_field: ClassVar[str] = "policy"

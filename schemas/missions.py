@@ -188,8 +188,6 @@ class Mission(Event):
     def _fits_source(self) -> "Mission":
         if self.acts and self.model.base == "new" and self.model.mlp is None:
             raise ValueError("model.mlp: a policy for the source gymnasium needs it (`mlp: {}`)")
-        if not self.acts and self.model.mlp is not None:
-            raise ValueError("model.mlp: a control policy learns from the source gymnasium alone")
         return self
 
     @property

@@ -25,10 +25,10 @@ def factory(name: str) -> Factory:
 
 def _provider(config: Settings) -> Processor:
     from producers.problems.provider import ProblemProvider
-    from streams.learning.algorithms import algorithm
+    from streams.learning.algorithms import algorithm_of
 
     def check(mission: Mission) -> None:
-        algorithm(mission.algorithm.name, mission.algorithm.settings)
+        algorithm_of(mission)
 
     def base_folder(*args: object) -> None:
         # Imports transformers, so only when a base model is to be made.
@@ -41,12 +41,12 @@ def _provider(config: Settings) -> Processor:
 
 def _sampler(config: Settings) -> Processor:
     from producers.problems.verifiers import scorer
-    from streams.learning.algorithms import algorithm
+    from streams.learning.algorithms import token_algorithm
     from streams.learning.rollout import RolloutPlan
     from streams.learning.sampler import Sampler
 
     def plan(mission: Mission) -> RolloutPlan:
-        return algorithm(mission.algorithm.name, mission.algorithm.settings).plan(mission)
+        return token_algorithm(mission).plan(mission)
 
     _one_thread_per_worker(config)
     return Sampler(config.policy, scorer(config.allow_local_code), plan)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from schemas.learning import Rollout, SampleGroup
+from schemas.learning import LocalSteps, Rollout, SampleGroup
 from schemas.missions import Mission, RolloutSpec
-from streams.learning.algorithms import algorithm
+from streams.learning.algorithms import token_algorithm
 from streams.learning.algorithms.objective import TokenBatch
 from streams.learning.engines.draws import log_distribution
 from streams.learning.layout import FlatLayout
@@ -41,12 +41,14 @@ class Gradient:
     """A flat float32 gradient on the CPU, with what it was made of.
 
     `weight` is what the policy term is a mean over; `micro_batches` the rollouts of each backward.
+    With `local` it is a delta, and that is how it came about.
     """
 
     vector: Tensor
     weight: float
     micro_batches: list[int]
     stats: dict[str, float]
+    local: LocalSteps | None = None
 
 
 class GradientError(ArithmeticError):
@@ -65,7 +67,7 @@ def upload_gradient(
     Equal inputs, threads and torch build give equal bits. `reference` is needed where the
     algorithm's `kl` is above zero. Raises `GradientError` when something is not finite.
     """
-    learner = algorithm(mission.algorithm.name, mission.algorithm.settings)
+    learner = token_algorithm(mission)
     rows, signal = _rows(learner, groups)
     tokens = sum(len(rollout.tokens) for _, rollout, _ in rows)
     model.eval()

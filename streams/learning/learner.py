@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from schemas.effects import BadObject, Effect, Get
 from schemas.learning import SampleGroup, WeightVersion
 from schemas.missions import Mission, MissionReport, Training
-from streams.learning.algorithms import algorithm
+from streams.learning.algorithms import token_algorithm
 from streams.learning.gradients import Gradient, upload_gradient
 from streams.learning.layout import FlatLayout, LayoutError, chunk_ranges, header_bytes, read_layout
 from streams.learning.models import PolicyModel
@@ -21,8 +21,7 @@ from streams.learning.spill import whole
 
 def needs_reference(mission: Mission) -> bool:
     """Whether the mission's loss holds the policy near the model that it began as."""
-    settings = algorithm(mission.algorithm.name, mission.algorithm.settings).settings
-    return settings.kl > 0
+    return not mission.acts and token_algorithm(mission).settings.kl > 0
 
 
 def reference(prepared: MissionReport, like: WeightVersion) -> WeightVersion:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from schemas.learning import Rollout
 from streams.learning.engines import RolloutEngine, Row, Segment
-from streams.learning.engines.draws import keyed
+from streams.learning.engines.counters import keyed
 
 Stop = Literal["eos", "answer", "length", "depth", "repetition"]
 Prompt = tuple[int, ...]

@@ -83,6 +83,8 @@ def _word(kind: Any) -> str:
         return f"{len(get_args(kind))} numbers"
     if get_origin(kind) is dict:
         return "a mapping"
+    if get_origin(kind) is list:
+        return "a list"
     names = {int: "a whole number", float: "a number", str: "text", bool: "`true` or `false`"}
     return names[kind]
 

@@ -13,14 +13,8 @@ from tiny import SPEC, peaked_folder
 from transformers import AutoModelForCausalLM
 
 from streams.learning.engines import Row, Segment
-from streams.learning.engines.draws import (
-    draw,
-    keyed,
-    log_distribution,
-    mix,
-    shortest_floats,
-    uniforms,
-)
+from streams.learning.engines.counters import keyed, mix, uniforms
+from streams.learning.engines.draws import draw, log_distribution, shortest_floats
 from streams.learning.engines.transformers import TransformersEngine
 
 EOS = 1

@@ -14,7 +14,8 @@ from tiny import peaked_folder
 from transformers import AutoModelForCausalLM
 
 from streams.learning.engines import Row, Segment
-from streams.learning.engines.draws import draw, keyed, log_distribution, uniforms
+from streams.learning.engines.counters import keyed, uniforms
+from streams.learning.engines.draws import draw, log_distribution
 from streams.learning.engines.transformers import TransformersEngine
 from streams.learning.rollout import (
     Draft,

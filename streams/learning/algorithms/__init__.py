@@ -6,14 +6,26 @@ never imports torch.
 
 from streams.learning.algorithms.base import Advantages, Algorithm, Settings
 from streams.learning.algorithms.code import code_sha256
-from streams.learning.algorithms.registry import UnknownAlgorithm, algorithm, names
+from streams.learning.algorithms.registry import (
+    UnknownAlgorithm,
+    WrongKind,
+    algorithm,
+    algorithm_of,
+    episode_algorithm,
+    names,
+    token_algorithm,
+)
 
 __all__ = [
     "Advantages",
     "Algorithm",
     "Settings",
     "UnknownAlgorithm",
+    "WrongKind",
     "algorithm",
+    "algorithm_of",
     "code_sha256",
+    "episode_algorithm",
     "names",
+    "token_algorithm",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -57,17 +57,26 @@ class Advantages:
     signal: list[bool]
 
 
-class Algorithm:
-    """Base of all: flat rollouts and a clipped surrogate over tokens; advantages are missing.
+class Registered:
+    """What the registry holds: a name, settings, and what it learns from."""
+
+    name: ClassVar[str]
+    learns_from: ClassVar[Literal["tokens", "episodes"]]
+    settings_class: ClassVar[type[Strict]]
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings: Any = self.settings_class.model_validate(dict(settings))
+
+
+class Algorithm(Registered):
+    """Base of those that learn from tokens: flat rollouts and a clipped surrogate; no advantages.
 
     A subclass registers with `@algorithm(name)` and may bring a Settings class of its own.
     """
 
-    name: ClassVar[str]
-    settings_class: ClassVar[type[Settings]] = Settings
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.settings = self.settings_class.model_validate(dict(settings))
+    learns_from: ClassVar[Literal["tokens", "episodes"]] = "tokens"
+    settings_class: ClassVar[type[Strict]] = Settings
+    settings: Settings
 
     def plan(self, mission: Mission) -> "RolloutPlan":
         """How the sampler rolls out one problem."""

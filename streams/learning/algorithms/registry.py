@@ -6,22 +6,28 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
-    from streams.learning.algorithms.base import Algorithm
+    from schemas.missions import Mission
+    from streams.learning.algorithms.base import Algorithm, Registered
+    from streams.learning.algorithms.episodes import EpisodeAlgorithm
 
-    Class = TypeVar("Class", bound=type[Algorithm])
+    Class = TypeVar("Class", bound=type[Registered])
 
 GROUP = "ralo.algorithms"
-_CLASSES: dict[str, "type[Algorithm]"] = {}
+_CLASSES: dict[str, "type[Registered]"] = {}
 
 
 class UnknownAlgorithm(ValueError):
     """No algorithm has this name; the message lists those that there are."""
 
 
+class WrongKind(ValueError):
+    """The algorithm learns from something else than the mission's problems give."""
+
+
 @overload
 def algorithm(name: str) -> "Callable[[Class], Class]": ...
 @overload
-def algorithm(name: str, settings: Mapping[str, Any]) -> "Algorithm": ...
+def algorithm(name: str, settings: Mapping[str, Any]) -> "Registered": ...
 def algorithm(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     """Register the class below under this name; or, with settings, an instance of it.
 
@@ -32,12 +38,41 @@ def algorithm(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     return find(name)(settings)
 
 
+def token_algorithm(mission: "Mission") -> "Algorithm":
+    """The algorithm of a mission that learns from completions; raises `WrongKind` for another."""
+    found: Algorithm = _of_kind(mission, "tokens")
+    return found
+
+
+def episode_algorithm(mission: "Mission") -> "EpisodeAlgorithm":
+    """The algorithm of a mission that learns from episodes; raises `WrongKind` for another."""
+    found: EpisodeAlgorithm = _of_kind(mission, "episodes")
+    return found
+
+
+def algorithm_of(mission: "Mission") -> "Registered":
+    """The mission's algorithm; raises `WrongKind` where its problems give what it cannot use."""
+    found: Registered = _of_kind(mission, "episodes" if mission.acts else "tokens")
+    return found
+
+
+def _of_kind(mission: "Mission", kind: str) -> Any:
+    found = find(mission.algorithm.name)
+    if found.learns_from != kind:
+        fitting = [name for name in names() if find(name).learns_from == kind]
+        raise WrongKind(
+            f"algorithm.name: {mission.algorithm.name} learns from {found.learns_from}, and "
+            f"problems.source {mission.problems.source} gives {kind}; take {' or '.join(fitting)}"
+        )
+    return found(mission.algorithm.settings)
+
+
 def names() -> list[str]:
     """All names known: registered in this process, or an installed package's entry point."""
     return sorted({*_CLASSES, *_entries()})
 
 
-def find(name: str) -> "type[Algorithm]":
+def find(name: str) -> "type[Registered]":
     """The class under a name; raises `UnknownAlgorithm`."""
     if name not in _CLASSES and (entry := _entries().get(name)) is not None:
         cls = entry.load()
@@ -56,7 +91,7 @@ def module_of(name: str) -> str:
     raise UnknownAlgorithm(_unknown(name))
 
 
-def _register(name: str, cls: "type[Algorithm]") -> "type[Algorithm]":
+def _register(name: str, cls: "type[Registered]") -> "type[Registered]":
     known = _CLASSES.get(name)
     if known is not None and (known.__module__, known.__name__) != (cls.__module__, cls.__name__):
         raise ValueError(f"algorithm {name!r} is {known!r} already; {cls!r} needs another name")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from schemas.base import Strict
 from schemas.learning import Rollout
 from schemas.missions import Mission
 from streams.learning.algorithms.base import Advantages, Algorithm, Settings
@@ -47,7 +48,7 @@ class TreePoSettings(Settings):
 class TreePo(Algorithm):
     """Tree-based policy optimization; a node shared by leaves is a baseline for them."""
 
-    settings_class: ClassVar[type[Settings]] = TreePoSettings
+    settings_class: ClassVar[type[Strict]] = TreePoSettings
     settings: TreePoSettings
 
     def plan(self, mission: Mission) -> "RolloutPlan":

@@ -1,46 +1,11 @@
-"""Counter-based random numbers and inverse-CDF sampling.
-
-SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
-"""
+"""Inverse-CDF sampling from the logits of a language model."""
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-Seeds = npt.NDArray[np.uint64]
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_MASK = (1 << 64) - 1
 _ELEMENTS = 1 << 24
 """Probabilities in float64 at a time: 128 MiB, whatever the vocabulary."""
-
-
-def mix(state: Seeds) -> Seeds:
-    """SplitMix64's output function on each 64-bit state."""
-    z = state.copy()
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-def keyed(seed: int, *counters: int) -> int:
-    """A 64-bit number from a seed and counters: the seed of a branch, or a random choice."""
-    state = seed
-    for counter in counters:
-        state = _mix(_mix(state) + (counter + 1) * int(_GAMMA) & _MASK)
-    return state
-
-
-def _mix(z: int) -> int:
-    """`mix` of one number; Python's integers are faster than arrays of one element."""
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
-    return z ^ (z >> 31)
-
-
-def uniforms(seeds: Seeds, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """One number in [0, 1) a row, of 53 bits, from its seed and position alone."""
-    bits = mix(mix(seeds) + (positions.astype(np.uint64) + np.uint64(1)) * _GAMMA)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def log_distribution(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from streams.learning.engines import Row, Segment
-from streams.learning.engines.draws import Seeds, draw, log_distribution, shortest_floats, uniforms
+from streams.learning.engines.counters import Seeds, uniforms
+from streams.learning.engines.draws import draw, log_distribution, shortest_floats
 
 _COMPACT = 0.25
 """The share of ended rows from which dropping them is cheaper than carrying them along."""
