@@ -14,12 +14,15 @@ class FusedChannel(Strict):
         Field(description="as in the driver's ChannelSpec; `held` is passed on as it is")
     )
     mask: list[bool] | None = Field(None, description="which of its values to use; all without it")
-    std: list[float] = Field([], description="standard deviation of each value")
+    std: list[float] = Field([], description="of each value, or one for all; `held` has none")
     gate: float | None = Field(
         None, gt=0, lt=1, description="what has a smaller chance than 1 - gate is rejected"
     )
     rejects_max: int = Field(
         10, ge=1, description="after so many rejected in a row: alarm, and the covariance grows"
+    )
+    timeout_s: float | None = Field(
+        None, gt=0, description="silent for longer is reported stale; without it sensor_timeout_s"
     )
 
 
@@ -40,3 +43,5 @@ class FusionSpec(Strict):
     beacon_bias_std_m: float | None = Field(
         None, gt=0, description="estimate a bias of each beacon's ranges, at first this unsure"
     )
+    joints: int = Field(2, ge=1, description="how many joints the `joints` filter follows")
+    gravity_mps2: float = Field(9.80665, gt=0, description="where the `spatial` filter is used")
