@@ -18,6 +18,7 @@ from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
 from numpy.typing import NDArray
 
 from producers.robots.delay import ActionDelay
+from producers.robots.reacher import vary_arm
 
 ARM_OBSERVATION = [
     "cos_q1",
@@ -79,14 +80,6 @@ class ReacherDelayed(ReacherEnv):  # type: ignore[misc]
         self.set_state(np.array([*joints, *self.goal]), np.array([*speeds, 0.0, 0.0]))
         observation: Floats = self._get_obs()
         return observation
-
-
-def vary_arm(model: Any, gear_scale: float, mass_scale: float) -> None:
-    """Make another arm of a Reacher model: stronger motors, heavier links."""
-    links = [model.body(name).id for name in ("body0", "body1", "fingertip")]
-    model.actuator_gear[:, 0] *= gear_scale
-    model.body_mass[links] *= mass_scale
-    model.body_inertia[links] *= mass_scale
 
 
 gymnasium.register(

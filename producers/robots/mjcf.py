@@ -75,7 +75,7 @@ def _walls(world: World) -> Iterator[str]:
         ("north", (x0 + x1) / 2, y1 + out, half[0] + _WALL_M, out),
     ):
         yield (
-            f'<geom name="wall.{name}" class="solid" type="box" pos="{x} {y} {_HEIGHT_M / 2}" '
+            f'<geom name="wall/{name}" class="solid" type="box" pos="{x} {y} {_HEIGHT_M / 2}" '
             f'size="{dx} {dy} {_HEIGHT_M / 2}" rgba=".45 .47 .5 1"/>'
         )
 
@@ -84,13 +84,13 @@ def _obstacles(world: World, movable: bool) -> Iterator[str]:
     for i, obstacle in enumerate(world.obstacles):
         x, y = obstacle.at
         yield (
-            f'<body name="obstacle.{i}" pos="{x} {y} {_HEIGHT_M / 2}" '
+            f'<body name="obstacle/{i}" pos="{x} {y} {_HEIGHT_M / 2}" '
             f'mocap="{"true" if movable else "false"}">{_shape(obstacle, i)}</body>'
         )
 
 
 def _shape(obstacle: Cylinder | Box, i: int) -> str:
-    looks = f'name="obstacle.{i}" class="solid" rgba=".75 .42 .25 1"'
+    looks = f'name="obstacle/{i}" class="solid" rgba=".75 .42 .25 1"'
     if isinstance(obstacle, Cylinder):
         return f'<geom {looks} type="cylinder" size="{obstacle.radius_m} {_HEIGHT_M / 2}"/>'
     dx, dy = obstacle.size_m
@@ -101,7 +101,7 @@ def _shape(obstacle: Cylinder | Box, i: int) -> str:
 def _beacons(world: World) -> Iterator[str]:
     for number, (x, y) in world.beacons.items():
         yield (
-            f'<site name="beacon.{number}" pos="{x} {y} {_HEIGHT_M}" type="sphere" size=".12" '
+            f'<site name="beacon/{number}" pos="{x} {y} {_HEIGHT_M}" type="sphere" size=".12" '
             'rgba=".2 .5 .9 1"/>'
         )
 
