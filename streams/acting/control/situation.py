@@ -1,0 +1,86 @@
+"""What a controller makes of a fused state: where the robot is, how fast, what it holds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import cos, sin
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.acting import FusedState
+from schemas.robots import DriverSpec
+
+Points = NDArray[np.float64]
+"""Rows of x and y in metres."""
+
+_AT = "@"
+SPEED_UNITS = ("_mps", "_radps")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One fused state, its components by name."""
+
+    state: FusedState
+    values: Mapping[str, float]
+
+    @classmethod
+    def of(cls, state: FusedState) -> "Situation":
+        """The situation that a fused state describes."""
+        return cls(state, dict(zip(state.names, state.mean, strict=True)))
+
+    @property
+    def pose(self) -> tuple[float, float, float] | None:
+        """x, y in metres and heading in radians, of a robot that drives; None for others."""
+        names = ("x_m", "y_m", "heading_rad")
+        if not all(name in self.values for name in names):
+            return None
+        x, y, heading = (self.values[name] for name in names)
+        return x, y, heading
+
+    def in_body(self, point: tuple[float, float]) -> tuple[float, float] | None:
+        """A point of the world as the robot sees it: x forward, y left; None without a pose."""
+        if self.pose is None:
+            return None
+        x, y, heading = self.pose
+        dx, dy = point[0] - x, point[1] - y
+        return cos(heading) * dx + sin(heading) * dy, cos(heading) * dy - sin(heading) * dx
+
+    def is_slow(self, speed_max: float) -> bool:
+        """Whether every speed that was fused, in m/s or rad/s, is at most this."""
+        return all(
+            abs(value) <= speed_max
+            for name, value in self.values.items()
+            if name.endswith(SPEED_UNITS)
+        )
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """Where the rays of a robot's range finder point, and how far they see."""
+
+    channel: str
+    angles_rad: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, spec: DriverSpec) -> "Scanner | None":
+        """The first scan channel of a driver; None where it has none."""
+        for channel in spec.channels:
+            if channel.kind == "scan":
+                return cls(channel.name, ray_angles(channel.fields))
+        return None
+
+    def points(self, situation: Situation, range_max_m: float) -> Points:
+        """What is nearer than the range, in the body frame; a ray that hit nothing gives none."""
+        ranges = np.asarray(situation.state.held.get(self.channel, ()), float)
+        if ranges.size != self.angles_rad.size:
+            return np.empty((0, 2))
+        hit = (ranges > 0) & (ranges < range_max_m)
+        angles = self.angles_rad[hit]
+        points: Points = np.column_stack([np.cos(angles), np.sin(angles)]) * ranges[hit, None]
+        return points
+
+
+def ray_angles(fields: Sequence[str]) -> NDArray[np.float64]:
+    """The directions that a scan's fields name: `range_m@-0.5` is at -0.5 rad."""
+    return np.array([float(field.partition(_AT)[2]) for field in fields])

@@ -1,0 +1,97 @@
+"""Version 0 of a policy: the classical controllers `waypoints` and `rest`."""
+
+from collections import deque
+from collections.abc import Sequence
+from math import cos, hypot, sin, sqrt
+
+import numpy as np
+
+from schemas.acting import PolicyRef
+from schemas.control import ControllerSpec, Steering
+from schemas.ids import digest
+from schemas.robots import DriverSpec
+from streams.acting.control.avoidance import choose_way
+from streams.acting.control.situation import Points, Scanner, Situation
+
+TRACKER = "tracker"
+_SCAN_EVERY_MS = 200.0
+_SPEED, _YAW_RATE = "v_mps", "yaw_rate_radps"
+
+
+def tracker_ref(spec: ControllerSpec) -> PolicyRef:
+    """How commands name the tracker: its hash is over its settings, for it has no tensors."""
+    text = f"{spec.tracker} {spec.steering.model_dump_json()}"
+    return PolicyRef(policy=TRACKER, version=0, sha256=digest(text.encode()))
+
+
+class Obstacles:
+    """What the scans of the last seconds hit, in the world frame."""
+
+    def __init__(self, scanner: Scanner | None, range_max_m: float, memory_s: float) -> None:
+        self._scanner, self._range_m = scanner, range_max_m
+        size = 1 + int(memory_s * 1000 / _SCAN_EVERY_MS)
+        self._seen: deque[tuple[float, Points]] = deque(maxlen=size)
+
+    def look(self, situation: Situation) -> Points:
+        """Take the scan in; all that is near in the body frame, what is out of sight included."""
+        if self._scanner is None or situation.pose is None:
+            return np.empty((0, 2))
+        x, y, heading = situation.pose
+        turn = np.array([[cos(heading), sin(heading)], [-sin(heading), cos(heading)]])
+        here = self._scanner.points(situation, self._range_m)
+        stamp_ms = situation.state.stamp_ms
+        remembered = [(points - (x, y)) @ turn.T for _, points in self._seen]
+        if not self._seen or abs(stamp_ms - self._seen[-1][0]) >= _SCAN_EVERY_MS:
+            self._seen.append((stamp_ms, here @ turn + (x, y)))
+        everything: Points = np.concatenate([here, *remembered])
+        return everything[np.hypot(everything[:, 0], everything[:, 1]) < self._range_m]
+
+
+class WaypointTracker:
+    """Drives to a goal around obstacles; stops where there is no way."""
+
+    def __init__(self, spec: Steering, driver: DriverSpec) -> None:
+        self._spec = spec
+        names = [field.name for field in driver.set_point]
+        if _SPEED not in names or _YAW_RATE not in names:
+            raise ValueError(
+                f"controller.tracker: waypoints needs the set-points {_SPEED} and {_YAW_RATE}, "
+                f"driver {driver.name} has {', '.join(names)}"
+            )
+        self._at = names.index(_SPEED), names.index(_YAW_RATE)
+        self._driver = driver
+        reach_m = spec.look_ahead_m + spec.radius_m + spec.margin_m
+        self._obstacles = Obstacles(Scanner.of(driver), reach_m, spec.memory_s)
+        self._last_rad = 0.0
+
+    def set_point(
+        self, situation: Situation, goal: tuple[float, float], speed_max_mps: float
+    ) -> list[float]:
+        """The set-point that leads from here to a goal in the world."""
+        seen = situation.in_body(goal)
+        points = self._obstacles.look(situation)
+        if seen is None:
+            return list(self._driver.rest)
+        radius_m = self._radius_m(points)
+        way = choose_way(points, seen, self._last_rad, radius_m, self._spec.look_ahead_m)
+        self._last_rad = way.direction_rad
+        speed_mps = 0.0
+        if not way.blocked and abs(way.direction_rad) < self._spec.turn_on_the_spot_rad:
+            most_mps = min(speed_max_mps, self._driver.set_point[self._at[0]].high)
+            stopping_mps = sqrt(2 * self._spec.brake_mps2 * min(way.ahead_m, 1e3))
+            speed_mps = min(most_mps * cos(way.direction_rad), stopping_mps)
+        return self._within(speed_mps, self._spec.turn_gain * way.direction_rad)
+
+    def _radius_m(self, points: Points) -> float:
+        """The disc to keep free: no larger than there is room now, or there would be no way out."""
+        spec = self._spec
+        nearest = min((hypot(x, y) for x, y in points), default=float("inf"))
+        return max(spec.radius_m, min(spec.radius_m + spec.margin_m, nearest - 0.01))
+
+    def _within(self, speed_mps: float, yaw_rate_radps: float) -> list[float]:
+        values: Sequence[float] = self._driver.rest
+        answer = list(values)
+        for at, value in zip(self._at, (speed_mps, yaw_rate_radps), strict=True):
+            field = self._driver.set_point[at]
+            answer[at] = float(min(max(value, field.low), field.high))
+        return answer
