@@ -19,10 +19,11 @@ from schemas.policies import PolicyConfig
 from schemas.robot_file import RobotFile
 from schemas.robots import ChannelSpec, DriverChoice, DriverSpec, SetPointField
 from streams.acting.control.observation import ARM_NAMES
-from streams.acting.control.policy import Floats, load_policy
+from streams.acting.control.policy import load_policy
 from streams.acting.release.admission import Fetch
 from streams.acting.release.folder import PolicyFolder
 from streams.acting.release.machine import Moment, Releases
+from streams.learning.control.mlp import Floats
 
 ARM = DriverSpec(
     name="arm",

@@ -88,11 +88,11 @@ def bad_files(kind: str) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("nan", "actor.1.weight is not finite"),
+        ("nan", "tensor actor.1.weight is not finite"),
         ("inf in log_std", "log_std is not finite"),
         ("shape", "actor.0.weight"),
         ("dtype", "actor.2.bias"),
-        ("missing tensor", "obs_mean is missing"),
+        ("missing tensor", "tensor obs_mean is missing"),
         ("truncated", "no whole safetensors file"),
         ("no config", "no config.json"),
         ("other actions", "its actions are"),

@@ -34,10 +34,10 @@ from schemas.topics import (
 )
 from streams.acting.control.courses import Course, Courses
 from streams.acting.control.observation import Observer
-from streams.acting.control.policy import Floats
 from streams.acting.control.situation import Situation
 from streams.acting.control.tracker import WaypointTracker, tracker_ref
 from streams.acting.release.machine import Moment, Releases
+from streams.learning.control.mlp import Floats
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from math import cos, sin
 import numpy as np
 
 from schemas.robots import DriverSpec
-from streams.acting.control.policy import Floats
 from streams.acting.control.situation import Scanner, Situation
+from streams.learning.control.mlp import Floats
 
 LINKS_M = (0.1, 0.11)
 """From the first joint to the second, and from there to the fingertip."""

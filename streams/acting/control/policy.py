@@ -1,11 +1,7 @@
-"""A learnt control policy in numpy: loaded whole or not at all, hashed as it is in memory.
-
-The forward pass and the names of the tensors are those of `schemas.policies`.
-"""
+"""A learnt control policy on a robot: loaded whole or not at all, hashed as it is in memory."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,15 +13,44 @@ from safetensors.numpy import load
 from schemas.acting import PolicyRef
 from schemas.ids import derived_seed
 from schemas.policies import PolicyConfig
+from streams.learning.control.mlp import BadPolicy, Floats, MlpPolicy, shapes
 
-Floats = NDArray[np.float32]
 Tensors = Mapping[str, NDArray[Any]]
 CONFIG = "config.json"
-_VARIANCE_FLOOR = np.float32(1e-8)
 
 
 class PolicyError(ValueError):
     """These files are no policy that can act; the message says what is wrong with them."""
+
+
+class Policy:
+    """A policy that acts; its arrays are read-only, so what was hashed is what acts."""
+
+    def __init__(self, name: str, version: int, config: PolicyConfig, tensors: Tensors) -> None:
+        """Raises `BadPolicy` where the tensors are not those of the config."""
+        self.config = config
+        self._mlp = MlpPolicy(config, tensors)
+        self.ref = PolicyRef(policy=name, version=version, sha256=acting_sha256(tensors))
+
+    def mean(self, observation: Floats) -> Floats:
+        """The mean action of one observation [inputs], or of a batch [n, inputs].
+
+        In half-widths of each action's range; not finite where the weights are too large for it.
+        """
+        with np.errstate(all="ignore"):
+            return self._mlp.mean(observation)
+
+    def set_point(self, mean: Floats, *key: object) -> list[float]:
+        """What to do: with noise that depends on `key` alone, where this policy explores.
+
+        In the driver's units, clipped to the policy's range; NaN stays NaN.
+        """
+        action = mean
+        if self.config.explores:
+            source = np.random.Generator(np.random.Philox(key=derived_seed("noise", *key)))
+            noise = source.standard_normal(mean.size, dtype=np.float32)
+            action, _ = self._mlp.drawn(mean, noise)
+        return [float(value) for value in self._mlp.set_points(action)]
 
 
 def acting_sha256(tensors: Tensors) -> str:
@@ -43,46 +68,6 @@ def acting_sha256(tensors: Tensors) -> str:
     return whole.hexdigest()
 
 
-@dataclass(frozen=True)
-class Policy:
-    """A policy that acts; its arrays are read-only, so what was hashed is what acts."""
-
-    ref: PolicyRef
-    config: PolicyConfig
-    layers: Sequence[tuple[Floats, Floats]]
-    mean_and_scale: tuple[Floats, Floats]
-    std: Floats
-    low: Floats
-    high: Floats
-
-    def mean(self, observation: Floats) -> Floats:
-        """The mean action of one observation [inputs], or of a batch of them [n, inputs].
-
-        In units of the half-width of each action's range around its middle; float32.
-        """
-        centre, scale = self.mean_and_scale
-        clip = np.float32(self.config.clip)
-        x = np.clip((observation - centre) / scale, -clip, clip)
-        for weight, bias in self.layers[:-1]:
-            x = np.tanh(x @ weight.T + bias)
-        weight, bias = self.layers[-1]
-        last: Floats = x @ weight.T + bias
-        return last
-
-    def noisy(self, mean: Floats, *key: object) -> Floats:
-        """The mean with noise that depends on `key` alone, where this policy explores."""
-        if not self.config.explores:
-            return mean
-        source = np.random.Generator(np.random.Philox(key=derived_seed("noise", *key)))
-        return mean + self.std * source.standard_normal(mean.size, dtype=np.float32)
-
-    def set_point(self, action: Floats) -> list[float]:
-        """The set-point of an action, clipped to the range; NaN stays NaN."""
-        middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
-        clipped = np.clip(middle + half * action, self.low, self.high)
-        return [float(value) for value in clipped]
-
-
 def load_policy(name: str, version: int, files: Mapping[str, bytes]) -> Policy:
     """The policy in these files {file name: bytes}; raises `PolicyError`."""
     config = _config(files)
@@ -90,19 +75,14 @@ def load_policy(name: str, version: int, files: Mapping[str, bytes]) -> Policy:
     for file in sorted(files):
         if file.endswith(".safetensors"):
             tensors.update(_tensors(file, files[file]))
-    _check_tensors(config, tensors)
     for array in tensors.values():
         array.setflags(write=False)
-    low, high = (np.array(ends, np.float32) for ends in (config.low, config.high))
-    return Policy(
-        PolicyRef(policy=name, version=version, sha256=acting_sha256(tensors)),
-        config,
-        [(tensors[f"{stem}.weight"], tensors[f"{stem}.bias"]) for stem, _ in _stems(config)],
-        (tensors["obs_mean"], np.sqrt(tensors["obs_var"] + _VARIANCE_FLOOR)),
-        np.exp(tensors["log_std"]),
-        low,
-        high,
-    )
+    if extra := [n for n in tensors if n.startswith("actor.") and n not in shapes(config)]:
+        raise PolicyError(f"tensors {', '.join(sorted(extra))} are of no layer of the config")
+    try:
+        return Policy(name, version, config, tensors)
+    except BadPolicy as error:
+        raise PolicyError(str(error)) from error
 
 
 def _config(files: Mapping[str, bytes]) -> PolicyConfig:
@@ -124,36 +104,3 @@ def _tensors(file: str, data: bytes) -> dict[str, NDArray[Any]]:
         return load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise PolicyError(f"{file} is no whole safetensors file: {error}") from error
-
-
-def _stems(config: PolicyConfig) -> list[tuple[str, tuple[int, int]]]:
-    """Each layer's name, with its outputs and inputs."""
-    sizes = [len(config.observation), *config.hidden, len(config.action)]
-    pairs = zip(sizes[1:], sizes[:-1], strict=True)
-    return [(f"actor.{i}", pair) for i, pair in enumerate(pairs)]
-
-
-def _check_tensors(config: PolicyConfig, tensors: Tensors) -> None:
-    """Every tensor is there, float32, of the shape that the config says, finite."""
-    inputs, actions = len(config.observation), len(config.action)
-    shapes: dict[str, tuple[int, ...]] = {
-        "obs_mean": (inputs,),
-        "obs_var": (inputs,),
-        "log_std": (actions,),
-    }
-    for stem, pair in _stems(config):
-        shapes |= {f"{stem}.weight": pair, f"{stem}.bias": pair[:1]}
-    for name, shape in shapes.items():
-        if name not in tensors:
-            raise PolicyError(f"tensor {name} is missing")
-        found = tensors[name]
-        if found.dtype != np.float32 or found.shape != shape:
-            kind = f"{found.dtype} {found.shape}"
-            raise PolicyError(f"tensor {name} is {kind}, {config.architecture} needs {shape}")
-        if not np.isfinite(found).all():
-            raise PolicyError(f"tensor {name} is not finite")
-    if (tensors["obs_var"] < 0).any():
-        raise PolicyError("tensor obs_var is negative")
-    extra = {name for name in tensors if name.startswith("actor.")} - shapes.keys()
-    if extra:
-        raise PolicyError(f"tensors {', '.join(sorted(extra))} are of no layer of the config")

@@ -10,6 +10,7 @@ from schemas.robots import DriverSpec
 from schemas.tensors import ObjectRef
 from streams.acting.control.policy import Policy, PolicyError
 from streams.acting.release.folder import Installed, PolicyFolder
+from streams.learning.control.mlp import Floats
 
 Fetch = Callable[[ObjectRef], bytes]
 _SLACK = 1e-6
@@ -67,8 +68,7 @@ def _check_golden(policy: Policy, golden: Golden | None) -> None:
     wanted = len(golden.inputs), len(policy.config.action)
     if inputs.shape != (wanted[0], len(policy.config.observation)) or outputs.shape != wanted:
         raise PolicyError(f"golden inputs {inputs.shape} and outputs {outputs.shape} do not fit it")
-    with np.errstate(all="ignore"):
-        error = np.abs(policy.mean(inputs) - outputs)
+    error = np.abs(policy.mean(inputs) - outputs)
     worst = float(error.max())
     if not worst <= golden.tolerance:  # NaN is no less than anything
         raise PolicyError(
@@ -76,7 +76,7 @@ def _check_golden(policy: Policy, golden: Golden | None) -> None:
         )
 
 
-def _rows(rows: Sequence[Sequence[float]]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+def _rows(rows: Sequence[Sequence[float]]) -> Floats:
     if len({len(row) for row in rows}) > 1:
         raise PolicyError("the golden rows are of different lengths")
     return np.array(rows, np.float32)

@@ -21,10 +21,11 @@ import numpy as np
 from schemas.acting import MODES, STAGES, PolicyRef, Release, SafetyEvent, Stage
 from schemas.control import ReleaseGate
 from schemas.robots import DriverSpec
-from streams.acting.control.policy import Floats, Policy, PolicyError
+from streams.acting.control.policy import Policy, PolicyError
 from streams.acting.release.admission import Fetch, admit, fetch_files
 from streams.acting.release.folder import Current, Installed, Point, PolicyFolder
 from streams.acting.release.returns import Returns, worse
+from streams.learning.control.mlp import Floats
 
 STARTS_MAX = 3
 """Controllers that may die in one probation before the policy is taken for the reason."""
@@ -158,9 +159,8 @@ class Releases:
             seen = moment.observe(policy.config.observation)
             if seen is None:
                 break
-            with np.errstate(all="ignore"):
-                mean = policy.mean(seen)
-                set_point = policy.set_point(policy.noisy(mean, *key))
+            mean = policy.mean(seen)
+            set_point = policy.set_point(mean, *key)
             if np.isfinite(mean).all() and np.isfinite(set_point).all():
                 return set_point, self._drain()
             if not self._on_probation:
@@ -246,8 +246,7 @@ class Releases:
             if candidate.blind > self._gate.wait_safe_steps:
                 raise PolicyError(f"not all of {candidate.policy.config.observation} is seen here")
             return
-        with np.errstate(all="ignore"):
-            mean = candidate.policy.mean(seen)
+        mean = candidate.policy.mean(seen)
         if not np.isfinite(mean).all() or mean.shape != (len(self._driver.set_point),):
             raise PolicyError(f"shadow run: it answers {mean.tolist()}")
         self._compare(mean, moment)
