@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -19,6 +20,8 @@ Answer = TypeVar("Answer")
 
 logger = logging.getLogger("ralo.run")
 
+ROBOT_PROCESSES = ("actuator", "fusion", "controller")
+
 EXIT_TRY_AGAIN = 75
 """sysexits' EX_TEMPFAIL: something is away; a restart policy should start the process again."""
 EXIT_CONFIG = 78
@@ -28,9 +31,15 @@ EXIT_CONFIG = 78
 def run(
     processor: Annotated[
         str,
-        typer.Argument(help="provider, sampler, trainer, aggregator, evaluator or orchestrator"),
+        typer.Argument(
+            help="provider, sampler, trainer, aggregator, evaluator or orchestrator; of a robot: "
+            "actuator, fusion or controller"
+        ),
     ],
     policy: Annotated[str | None, typer.Option(help="The policy; RALO_POLICY by default.")] = None,
+    robot: Annotated[
+        Path | None, typer.Option(help="The robot's file, for what runs a robot.")
+    ] = None,
     patience_s: Annotated[float, typer.Option(help="How long to wait for what is away.")] = 60.0,
 ) -> None:
     """Run one processor until SIGTERM or Ctrl-C; exits 75 when what it needs stays away."""
@@ -38,6 +47,8 @@ def run(
         config = settings()
         if policy is not None:
             config = config.model_copy(update={"policy": policy})
+        if processor in ROBOT_PROCESSES:
+            raise typer.Exit(_run_robot(processor, robot, config, patience_s))
         raise typer.Exit(_run(processor, config, patience_s))
 
 
@@ -62,6 +73,15 @@ def for_restart_policies() -> Iterator[None]:
     except (GaveUp, LogError) as error:
         logger.error("%s", error)
         raise typer.Exit(EXIT_TRY_AGAIN) from error
+
+
+def _run_robot(name: str, robot: Path | None, config: Settings, patience_s: float) -> int:
+    """One process of a robot; imports nothing that it does not need, to be back within a second."""
+    from infra.cli.robot_processes import RUNS, usable
+
+    if robot is None:
+        raise SettingsError(f"{name}: whose? Say --robot FILE")
+    return RUNS[name](usable(robot), config, stop_on_signal(), patience_s)
 
 
 def _run(name: str, config: Settings, patience_s: float) -> int:

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from infra.envelope import dead_letter, message
@@ -32,6 +31,7 @@ from infra.robot.channel import (
     unpack,
 )
 from infra.robot.delivery import AT_ONCE, SpoolDelivery, last_feedback, partition_of
+from infra.robot.order import LinkOrder
 from schemas.effects import Bury
 from schemas.records import Record
 from schemas.topics import COMMANDS, FEEDBACK, SENSOR_FRAMES, Undecodable, decode
@@ -42,16 +42,6 @@ DRAIN_S = 5.0
 LOCK_S = 15.0
 _POLL_S = 0.05
 _PAUSE_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class LinkOrder:
-    """What an actuator tells its link at the start."""
-
-    robot_id: str
-    folder: str
-    next_offset: int | None
-    cpus: Sequence[int] = ()
 
 
 class LinkProcess:

@@ -71,6 +71,7 @@ class UpLink:
         self._came: deque[Delivered] = deque()
         self._window: deque[Said] = deque()
         self._sent_seq = -1
+        self._ended: Running | None = None
         self.restarts = 0
 
     def receive(self, limit: int) -> list[Delivered]:
@@ -144,6 +145,8 @@ class UpLink:
             return False
 
     def _keep_alive(self) -> None:
+        if self._ended is not None and self._ended.poll() is not None:
+            self._ended = None
         if self._living is None and self._clock() >= self._next_launch_s:
             ours, theirs = pair()
             process = self._launch(theirs, self._next_offset)
@@ -156,6 +159,7 @@ class UpLink:
         if living is None:
             return
         living.end.close()
+        self._ended = living.process
         now_s = self._clock()
         steady = now_s - living.began_s > STEADY_S
         self._back_off_s = BACK_OFF_S[0] if steady else min(2 * self._back_off_s, BACK_OFF_S[1])

@@ -142,8 +142,11 @@ class ControlLoop:
         self._say(readings, now_ms)
 
     def stop(self) -> None:
-        """Bring the robot to rest as the last thing; raises nothing."""
-        self._apply(self._driver.spec.rest)
+        """Bring the robot to rest as the last thing and say so."""
+        self._actuator.done(self._apply(self._driver.spec.rest), self._now_ms or 0.0)
+        if self._now_ms is not None and self._link.has_room():
+            last = self._actuator.feedback(self._now_ms, self._wall_ms(), self._health())
+            self._link.send_feedback(last)
         try:
             self._driver.close()
         except DriverError as error:
