@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_world import (
+from release_world import (
     ARM,
+    CONFIG,
     GATE,
     POLICY,
     ROBOT,
@@ -128,7 +129,7 @@ def commands(events: Iterable[Event]) -> list[Command]:
 
 def place(seq: int, x: float, y: float = 0.0, **fields: Any) -> FusedState:
     """A fused state of the rover."""
-    given = {
+    given: dict[str, Any] = {
         "filter": "planar",
         "names": ["x_m", "y_m", "heading_rad", "v_mps", "yaw_rate_radps"],
         "mean": [x, y, 0.0, 0.3, 0.0],
@@ -284,8 +285,8 @@ def test_a_swap_waits_for_the_end_of_an_episode_where_the_robot_moves(arm: World
 
 
 def test_noise_depends_on_the_commands_number_and_epoch_alone(tmp_path: Path) -> None:
-    content = files(0, config())
-    points = []
+    content = files(0, EXPLORES)
+    points: list[Any] = []
     for epoch in (1, 1, 2):
         world = World(tmp_path / f"{len(points)}")
         world.epoch = epoch
@@ -298,10 +299,7 @@ def test_noise_depends_on_the_commands_number_and_epoch_alone(tmp_path: Path) ->
     assert points[0] != points[2]
 
 
-def config() -> Any:
-    from control_world import CONFIG
-
-    return CONFIG.model_copy(update={"explores": True})
+EXPLORES = CONFIG.model_copy(update={"explores": True})
 
 
 def test_a_mission_under_a_policy_that_the_robot_does_not_follow_fails(arm: World) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from control_world import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from release_world import (
     CONFIG,
     GATE,
     POLICY,
@@ -20,8 +22,6 @@ from control_world import (
     sha_of,
     tensors,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from schemas.acting import STAGES, Golden, SafetyEvent
