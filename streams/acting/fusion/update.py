@@ -25,7 +25,7 @@ def weigh(covariance: Array, innovation: Innovation) -> Weighed:
     cross = covariance @ jacobian.T
     spread = jacobian @ cross + noise
     if len(residual) == 1:
-        inverse: Array = 1.0 / spread
+        inverse = np.reciprocal(spread)
         nis = float(residual[0] * residual[0] * inverse[0, 0])
     else:
         inverse = np.linalg.inv(spread)
