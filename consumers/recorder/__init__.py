@@ -1,0 +1,1 @@
+"""Records the log to MCAP files that Foxglove and other viewers open, and reads them again."""
