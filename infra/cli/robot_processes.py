@@ -13,14 +13,14 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from infra.patience import GaveUp, Patience
 from infra.robot.orders import LocalOrders, robot_folder
 from infra.robots import RobotFileError, read_robot
 from infra.settings import Settings, SettingsError
 from schemas.robot_file import RobotFile
-from schemas.robots import Driver, DriverError
+from schemas.robots import Driver, DriverError, DriverSpec
 from streams.acting.placement import PlacementError, places
 
 if TYPE_CHECKING:
@@ -195,17 +195,38 @@ def run_controller(robot: RobotFile, config: Settings, stop: Stop, patience_s: f
 
     log = connect_log(config)
     driver = driver_of(robot, config).spec
-    with ThreadPoolExecutor(1, "release") as executor:
-        releases = _releases(robot, config, executor) if robot.controller.policy else None
+    with _sole(robot, config), ThreadPoolExecutor(1, "release") as executor:
+        releases = None
+        if robot.controller.policy:
+            releases = _releases(robot, driver, config, executor, stop)
         epoch = _claim(robot.robot_id, log, patience_s)
-        run_live(Controller(robot, driver, epoch, releases), log, stop, patience_s)
+        try:
+            controller = Controller(robot, driver, epoch, releases)
+        except ValueError as error:
+            raise SettingsError(f"robot {robot.robot_id}: {error}") from error
+        run_live(controller, log, stop, patience_s)
     return 0
 
 
-def _releases(robot: RobotFile, config: Settings, executor: Executor) -> Releases:
+def _sole(robot: RobotFile, config: Settings) -> IO[str]:
+    """The lock of the robot's folder of policies; raises `SettingsError`."""
+    from infra.instance import try_lock
+
+    folder = robot_folder(config, robot.robot_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = try_lock(folder / "controller.lock")
+    if lock is None:
+        raise SettingsError(f"robot {robot.robot_id} has a controller on this machine already")
+    return lock
+
+
+def _releases(
+    robot: RobotFile, driver: DriverSpec, config: Settings, executor: Executor, stop: Stop
+) -> Releases:
     """The way of weight versions into this robot, from where its folder says it is."""
     from infra.connect import connect_store
     from infra.faults import crash_points
+    from infra.robot.fetching import patient_fetch
     from streams.acting.control.tracker import tracker_ref
     from streams.acting.release.folder import PolicyFolder
     from streams.acting.release.machine import Releases
@@ -216,11 +237,11 @@ def _releases(robot: RobotFile, config: Settings, executor: Executor) -> Release
         robot.robot_id,
         robot.controller.policy,
         robot.controller.release,
-        driver_of(robot, config).spec,
+        driver,
         robot.controller.observation,
         tracker_ref(robot.controller),
         PolicyFolder(robot_folder(config, robot.robot_id) / "policies", point),
-        connect_store(config).get,
+        patient_fetch(connect_store(config), sleep=stop.wait),
         executor,
         lambda: time.time() * 1000,
         point,

@@ -14,7 +14,7 @@ EVERY_S = 1.0
 
 
 def patient_fetch(
-    store: ObjectStore, tries: int = TRIES, sleep: Callable[[float], None] = time.sleep
+    store: ObjectStore, tries: int = TRIES, sleep: Callable[[float], object] = time.sleep
 ) -> Callable[[ObjectRef], bytes]:
     """Gets objects, so many times while the store is away or has them not; raises as `get` then."""
 
