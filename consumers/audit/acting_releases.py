@@ -22,6 +22,7 @@ class _Way:
     policy: str
     version: int
     stage: Stage | None = None
+    swapped: bool = False
 
 
 @dataclass(slots=True)
@@ -63,9 +64,9 @@ class ReleaseBook:
         self._judge_step(record, way, event, where)
         if way.stage != event.stage:
             counts[f"releases_{event.stage.lower()}"] += 1
-        way.stage = event.stage
+        way.stage, way.swapped = event.stage, way.swapped or event.stage == "SWAPPED"
         self._judge_acting(event, where)
-        self._note(event, float(record.timestamp_ms))
+        self._note(way, event, float(record.timestamp_ms))
 
     def _judge_step(self, record: Record, way: _Way, event: Release, where: str) -> None:
         judge = self._books.findings.judge
@@ -89,17 +90,18 @@ class ReleaseBook:
                 event.version,
             )
             judge("release-acting", right, f"{where}: acting is {_text(acting)}")
-        if acting is not None:
+        if acting is not None and not _is_tracker(acting):
             known = self._hashes.setdefault((acting.policy, acting.version), acting.sha256)
             judge("policy-hash", known == acting.sha256, f"{where}: {_text(acting)}, not {known}")
 
-    def _note(self, event: Release, at_ms: float) -> None:
-        if event.acting is None or event.stage not in ("SWAPPED", "ROLLED_BACK"):
+    def _note(self, way: _Way, event: Release, at_ms: float) -> None:
+        if not way.swapped or event.stage not in ("SWAPPED", "ROLLED_BACK"):
             return
         if event.stage == "ROLLED_BACK":
             self._end(event.robot_id, event.policy, event.version, at_ms)
-        key = event.robot_id, event.acting
-        self._acting.setdefault(key, _Acting()).begin(at_ms)
+        if event.acting is not None:
+            key = event.robot_id, event.acting
+            self._acting.setdefault(key, _Acting()).begin(at_ms)
 
     def _end(self, robot_id: str, policy: str, version: int, at_ms: float) -> None:
         for (robot, ref), acting in self._acting.items():
@@ -111,10 +113,14 @@ class ReleaseBook:
 
         Version 0 of the tracker always is; a version is from its SWAPPED on until rolled back.
         """
-        tracker = policy.policy == "tracker" and policy.version == 0
         acting = self._acting.get((robot_id, policy))
-        released = tracker or (acting is not None and acting.at(at_ms))
+        released = _is_tracker(policy) or (acting is not None and acting.at(at_ms))
         self._books.findings.judge("policy-released", released, f"{where}: {_text(policy)}")
+
+
+def _is_tracker(policy: PolicyRef) -> bool:
+    """Whether it is the classical controller, whose hash is that of its settings."""
+    return policy.policy == "tracker" and policy.version == 0
 
 
 def _may_follow(before: Stage | None, after: Stage) -> bool:

@@ -29,6 +29,7 @@ LEARNING: dict[str, str] = {
     "uploads-source-end": "the sources of uploads lie inside `samples`",
     "settled-upload": "what a version says of an upload is what the log has at that position",
     "upload-once": "an upload is applied once",
+    "upload-kind": "a step takes gradients by its optimizer and adds the mean of deltas, never both",
     "upload-settled-once": "an upload is applied or refused, and that once",
     "upload-lost": "an upload below the resume mark is applied, refused or a dead letter",
     "upload-admissible": "an applied upload's base is on the parent chain, not staler than allowed",

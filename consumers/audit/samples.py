@@ -39,11 +39,12 @@ class SampleBook:
     def observe(self, record: Record, group: SampleGroup) -> None:
         """Take in one sample group."""
         position = code(record.partition.number, record.offset)
-        rollouts = None if group.rollouts_ref else len(group.rollouts)
+        rollouts = None if group.rollouts_ref else group.size
         self.entries[position] = GroupEntry(group.group_id, group.policy, group.version, rollouts)
         self.versions.setdefault((group.policy, group.version), record.at)
-        if group.rollouts_ref and not self._books.dead.has(TOPIC, position):
-            self._books.refs.need(self._books.refs.named([group.rollouts_ref]), record.at)
+        objects = [ref for ref in (group.rollouts_ref, group.episodes_ref) if ref]
+        if objects and not self._books.dead.has(TOPIC, position):
+            self._books.refs.need(self._books.refs.named(objects), record.at)
         self._books.findings.counts["rollouts"] += rollouts or 0
         if self._is_first(record, group, position):
             self.coverage.add(group.policy, group.source, record.at)

@@ -25,6 +25,7 @@ class UploadEntry:
     position: int
     upload_id: str
     policy: str
+    kind: str
     mission: str
     base: int
     weight: float
@@ -69,6 +70,7 @@ class UploadBook:
             position=code(record.partition.number, record.offset),
             upload_id=upload.upload_id,
             policy=upload.policy,
+            kind=upload.kind,
             mission=upload.mission_id,
             base=upload.base_version,
             weight=upload.weight,

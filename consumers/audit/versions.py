@@ -22,6 +22,10 @@ from schemas.learning import (
 from schemas.records import Partition, Record
 
 
+_RULES = {"gradient": "adamw", "delta": "delta"}
+"""By which rule a step takes the uploads of a kind."""
+
+
 @dataclass(slots=True)
 class VersionEntry:
     """One version: its record's hash, its chain of parents, its objects."""
@@ -174,6 +178,9 @@ class VersionBook:
         reach = self._staleness_max(upload.mission) + 1
         admissible = upload.base in event.lineage[:reach]
         judge("upload-admissible", admissible, f"{where}: its base is {upload.base}")
+        rule = _RULES.get(upload.kind) if event.step else None
+        fits = event.step is not None and event.step.rule == rule
+        judge("upload-kind", fits, f"{where} is a {upload.kind}, the step is {event.step}")
         upload.fate, upload.applied_in = "applied", event.version
         return upload
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import acting_breaches as breaches
 import pytest
-from acting_books import ActingLog, feedback, frame, outcome, valid
+from acting_books import REACH_1, TRACKER, ActingLog, feedback, frame, outcome, release, valid
 from acting_breaches import BREACHES, Plant
 from audit_books import names
 
@@ -163,6 +163,24 @@ def test_what_an_ended_boot_still_sends_is_no_step_back() -> None:
     report = log.audit()
     assert report.breaches == [], list(names(report))
     assert report.counts["outcomes_again"] == 1
+
+
+def test_an_offer_that_is_refused_ends_nothing_that_acts() -> None:
+    log = valid()
+    log.log("again", release("r4", "OFFERED", 1), 2700)
+    log.log("refused", release("r4", "ROLLED_BACK", 1, REACH_1), 2700)
+    report = log.audit()
+    assert report.breaches == [], list(names(report))
+
+
+def test_trackers_with_other_settings_have_other_hashes() -> None:
+    log = valid()
+    for number, stage in enumerate(("OFFERED", "FETCHED")):
+        slow = TRACKER.model_copy(update={"sha256": str(number) * 64})
+        log.log(f"r4-{stage}", release("r4", stage, 4, slow), 2700)
+    log["l3"].edit(policy=TRACKER.model_copy(update={"sha256": "7" * 64}))
+    report = log.audit()
+    assert report.breaches == [], list(names(report))
 
 
 def test_what_is_no_event_is_counted_and_stops_nothing() -> None:
