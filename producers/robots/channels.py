@@ -30,14 +30,14 @@ class Channel:
         self._waiting: deque[tuple[float, Reading]] = deque(maxlen=WAITING_MAX)
 
     def due(self, now_ms: float) -> bool:
-        """Whether it is to measure now; the first time that it is asked, it is."""
+        """Whether it is to measure now: at the multiples of its period, or the first time after."""
         if self._next_ms is None:
-            self._next_ms = now_ms
+            self._next_ms = math.ceil(now_ms / self._period_ms - _EARLY_MS) * self._period_ms
         return now_ms >= self._next_ms - _EARLY_MS
 
     def measure(self, now_ms: float, values: Sequence[float]) -> None:
         """Measure these true values."""
-        self._next_ms = (self._next_ms or now_ms) + self._period_ms
+        self._next_ms = (math.floor(now_ms / self._period_ms + _EARLY_MS) + 1) * self._period_ms
         seq, self.seq = self.seq, self.seq + 1
         if self._errors.dropped(seq):
             return

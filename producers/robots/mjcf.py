@@ -14,6 +14,8 @@ SCAN_HEIGHT_M = 0.15
 
 _WALL_M = 0.1
 _HEIGHT_M = 0.5
+_FOVY_DEG = 45
+"""In degrees, whatever the compiler's unit of angles is."""
 _KV = 5.0
 _TORQUE_MAX = 2.5
 """With this much it brakes hard, and does not tip over its wheels."""
@@ -27,7 +29,10 @@ def arena(world: World, step_ms: float, movable: bool = False) -> str:
     return f"""<mujoco model="{world.name}">
   <compiler angle="radian" autolimits="true"/>
   <option timestep="{step_ms / 1000}" integrator="implicitfast" cone="elliptic"/>
-  <visual><global offwidth="1280" offheight="1280"/></visual>
+  <visual>
+    <global offwidth="1280" offheight="1280"/>
+    <headlight ambient=".5 .5 .5" diffuse=".1 .1 .1" specular="0 0 0"/>
+  </visual>
   <asset>
     <texture name="grid" type="2d" builtin="checker" width="256" height="256"
       rgb1=".86 .87 .88" rgb2=".80 .81 .83"/>
@@ -41,7 +46,7 @@ def arena(world: World, step_ms: float, movable: bool = False) -> str:
     </default>
   </default>
   <worldbody>
-    <light pos="{_middle(world)} 12" dir="0 0 -1" directional="true"/>
+    <light pos="{_middle(world)} 12" dir=".2 .3 -1" directional="true" diffuse=".4 .4 .4"/>
     {_top_camera(world)}
     <geom class="floor" type="plane" size="0 0 1" material="floor"/>
     {"".join(_walls(world))}
@@ -60,8 +65,8 @@ def _middle(world: World) -> str:
 
 def _top_camera(world: World) -> str:
     span = max(world.high[0] - world.low[0], world.high[1] - world.low[1])
-    height = span / 2 / math.tan(math.radians(45) / 2) * 1.05
-    return f'<camera name="top" pos="{_middle(world)} {height}" fovy="{math.radians(45)}"/>'
+    height = span / 2 / math.tan(math.radians(_FOVY_DEG / 2)) * 1.05
+    return f'<camera name="top" pos="{_middle(world)} {height}" fovy="{_FOVY_DEG}"/>'
 
 
 def _walls(world: World) -> Iterator[str]:

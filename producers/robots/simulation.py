@@ -113,11 +113,6 @@ class SimulatedArm(SimulatedRobot):
             self._torques = self.gate.passes(now_ms)
         self.reacher.step(self._torques)
 
-    def after_step(self, now_ms: float) -> None:
-        """Measure, from the first whole step on: so the rates of 50 Hz are those of the steps."""
-        if self.reacher.steps:
-            super().after_step(now_ms)
-
 
 class _Plant:
     """Robots that share one physics."""
