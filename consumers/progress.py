@@ -126,6 +126,10 @@ class Progress:
     """Mean reward of each upload, by its base version."""
     heldout: list[Point] = field(default_factory=list)
     """Accuracy on held-out problems, by version."""
+    returns: list[Point] = field(default_factory=list)
+    """Mean reward on held-out problems, of environments the mean return, by version."""
+    acts: bool = False
+    """Whether a control policy learns, so that returns say more than accuracy."""
     stage: str = "waiting"
     """waiting, the phase of the mission in the orchestrator's word, or its outcome."""
     reason: str = ""
@@ -199,6 +203,7 @@ class Progress:
         id_ = event.mission_id
         if isinstance(event, Mission):
             self._group_size[id_] = event.rollout.group_size
+            self.acts = self.acts or event.acts
         elif isinstance(event, MissionControl) and id_ not in self._states:
             return  # Of which policy it is, only the mission says.
         state = observe(self._states.get(id_, MissionState(mission_id=id_)), record)
@@ -209,7 +214,7 @@ class Progress:
 
     def _group(self, group: SampleGroup, timestamp_ms: int) -> None:
         self.groups += 1
-        rollouts = len(group.rollouts)
+        rollouts = group.size
         if group.rollouts_ref is not None:
             rollouts = self._group_size.get(group.mission_id, 0)
         self.samples += rollouts
@@ -269,7 +274,9 @@ class Progress:
         if event.version not in self._evaluated:
             self._evaluated.add(event.version)
             self.heldout.append(Point(event.version, event.accuracy, timestamp_ms))
-            self.heldout.sort(key=lambda point: point.version)
+            self.returns.append(Point(event.version, event.reward, timestamp_ms))
+            for points in (self.heldout, self.returns):
+                points.sort(key=lambda point: point.version)
 
     # -- what is read off it ----------------------------------------------------------------
 
@@ -325,4 +332,5 @@ class Progress:
             "dead_letters": self.dead_letters,
             "rewards": [(point.version, point.value) for point in self.rewards],
             "heldout": [(point.version, point.value) for point in self.heldout],
+            "returns": [(point.version, point.value) for point in self.returns],
         }

@@ -178,9 +178,9 @@ class VersionBook:
         reach = self._staleness_max(upload.mission) + 1
         admissible = upload.base in event.lineage[:reach]
         judge("upload-admissible", admissible, f"{where}: its base is {upload.base}")
-        rule = _RULES.get(upload.kind) if event.step else None
-        fits = event.step is not None and event.step.rule == rule
-        judge("upload-kind", fits, f"{where} is a {upload.kind}, the step is {event.step}")
+        rule = event.step.rule if event.step else "adamw"
+        fits = _RULES.get(upload.kind) == rule
+        judge("upload-kind", fits, f"{where} is a {upload.kind}, the step is by {rule}")
         upload.fate, upload.applied_in = "applied", event.version
         return upload
 

@@ -56,7 +56,7 @@ def recompute_upload(records: Iterable[Record], store: ObjectStore, at: str) -> 
     found = _hashes(gradient, evidence.base.layout.chunk_elements)
     pairs = enumerate(zip_longest(found, (ref.sha256 for ref in upload.chunks)))
     wrong = [(index, here, named) for index, (here, named) in pairs if here != named]
-    if wrong or gradient.weight != upload.weight:
+    if wrong or gradient.weight != upload.weight or gradient.local != upload.local:
         raise NotReproduced(
             f"{at}: upload {upload.upload_id}: {_otherwise(evidence, gradient, wrong)}"
         )
@@ -91,7 +91,7 @@ def _upload(by_place: dict[str, Record], at: str) -> tuple[GradientUpload, Envir
         raise CannotRecompute(f"{at}: no gradient upload of the log lies there")
     if not upload.count("chunks"):
         raise CannotRecompute(f"{at}: upload {upload.upload_id} is empty: nothing was learnt from")
-    if upload.kind != "gradient" or not upload.deterministic or upload.environment is None:
+    if not upload.deterministic or upload.environment is None:
         raise CannotRecompute(
             f"{at}: upload {upload.upload_id} is a {upload.kind} whose trainer does not call "
             "itself deterministic: only what is made on a CPU comes out the same again"
@@ -142,9 +142,10 @@ def _reference(
 
 
 def _learn(evidence: Evidence) -> Generator[Effect, Any, "Gradient"]:
-    from streams.learning.learner import Learner
+    from streams.learning.learners import new_learner
 
-    learner, base, mission = Learner(), evidence.base, evidence.mission
+    base, mission = evidence.base, evidence.mission
+    learner = new_learner(mission)
     yield from learner.follow(base, mission.training)
     groups = []
     for use, event in zip(evidence.upload.groups, evidence.groups, strict=True):
@@ -170,6 +171,8 @@ def _otherwise(
 
     upload = evidence.upload
     what = f"its weight is {gradient.weight} here, {upload.weight} in the log"
+    if gradient.local != upload.local:
+        what = f"its local steps are {gradient.local} here, {upload.local} in the log"
     if wrong:
         index, here, named = wrong[0]
         pair = f"sha256 {(here or 'none')[:16]}… here, {(named or 'none')[:16]}… in the log"

@@ -25,6 +25,7 @@ from schemas.effects import Effect
 from schemas.learning import AppliedUpload, GradientUpload, WeightVersion
 from schemas.missions import Mission
 from schemas.records import Record
+from schemas.tensors import ObjectRef
 
 if TYPE_CHECKING:
     from streams.learning.step import StepFiles
@@ -54,7 +55,7 @@ def recompute_version(
     with tempfile.TemporaryDirectory(prefix="ralo-proof-") as folder:
         files = answer_of(_take(evidence, Path(folder)), store)
         found = {n: file_digest(path) for n, path in {**files.weights, **files.moments}.items()}
-    named = {n: ref.sha256 for n, ref in {**manifest.shards, **manifest.optimizer}.items()}
+    named = {n: ref.sha256 for n, ref in {**manifest.shards, **_moments(evidence)}.items()}
     wrong = sorted(n for n in named.keys() | found.keys() if named.get(n) != found.get(n))
     if wrong or files.step != manifest.step:
         raise NotReproduced(
@@ -121,4 +122,18 @@ def _take(evidence: Evidence, folder: Path) -> Generator[Effect, Any, "StepFiles
         except Unreadable as error:
             raise NotReproduced(f"upload {upload.upload_id}: {error}") from error
         gradients.append((vector, upload.weight))
-    return take_step(scratch, parent, old, gradients, evidence.mission.training, turn)
+    (kind,) = {upload.kind for upload in evidence.uploads}
+    return take_step(scratch, parent, old, gradients, evidence.mission.training, turn, kind)
+
+
+def _moments(evidence: Evidence) -> dict[str, ObjectRef]:
+    """The optimizer shards that the step made; one of deltas keeps its parent's."""
+    manifest, parent = evidence.manifest, evidence.parent
+    if manifest.step is None or manifest.step.rule != "delta":
+        return manifest.optimizer
+    if manifest.optimizer != parent.optimizer:
+        raise NotReproduced(
+            f"version {manifest.version} of {manifest.policy}: a step of deltas leaves the "
+            "optimizer's state alone, the manifest names another than its parent's"
+        )
+    return {}

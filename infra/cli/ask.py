@@ -28,6 +28,14 @@ def ask(
     found = history_for(policy)
     event = found.kept(max(found.versions) if version is None else version)
     mission = _mission(event.mission_id)
+    if mission.acts:
+        from consumers.weights import NoSuchVersion
+
+        raise NoSuchVersion(
+            f"policy {event.policy} acts in {mission.problems.name}, it has no words: its returns "
+            f"are in `ralo mission show {mission.mission_id}`, its files come with "
+            f"`ralo weights export {event.version} FOLDER`"
+        )
     if sys.stderr.isatty():
         print(f"loading version {event.version} of {event.policy}", file=sys.stderr)
     import torch

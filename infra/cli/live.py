@@ -103,11 +103,13 @@ def _on_terminal(progress: Progress, bundles: Iterator[Sequence[Record]]) -> Non
 
 def line(progress: Progress) -> str:
     """The state of a mission in one line."""
-    heldout = f"{progress.heldout[-1].value:.2f}" if progress.heldout else "-"
+    curve = progress.returns if progress.acts else progress.heldout
+    heldout = f"{curve[-1].value:.2f}" if curve else "-"
+    what = "return" if progress.acts else "reward"
     reward = f"{progress.reward:.2f}" if progress.reward is not None else "-"
     return (
         f"{progress.elapsed_s:5.0f} s  {progress.stage:10}  version {progress.version or 0:>4} "
-        f"({progress.versions_hz:.1f}/s)  {progress.samples_hz:5.0f} samples/s  reward {reward}  "
+        f"({progress.versions_hz:.1f}/s)  {progress.samples_hz:5.0f} samples/s  {what} {reward}  "
         f"held-out {heldout}  in flight {sum(progress.in_flight.values())}  "
         f"staleness {progress.staleness or 0:.1f}"
     )
@@ -149,18 +151,25 @@ def _processes() -> str:
 
 
 def _charts(progress: Progress) -> Iterator[str]:
-    curves = (("reward", progress.rewards), ("held-out accuracy", progress.heldout))
+    curves = [("reward", progress.rewards), ("held-out accuracy", progress.heldout)]
+    if progress.acts:
+        curves = [("return", progress.rewards), ("held-out return", progress.returns)]
+    values = [point.value for _, points in curves for point in points]
+    low, high = (min(values, default=0.0), max(values, default=1.0)) if progress.acts else (0, 1)
     for name, points in curves:
         if points:
-            yield f"{name:18} {spark(points)} {points[-1].value:.2f}"
+            yield f"{name:18} {spark(points, low=low, high=high)} {points[-1].value:.2f}"
 
 
-def spark(points: Sequence[Point], width: int = CHART_WIDTH) -> str:
-    """A curve between 0 and 1 as a row of bars; each bar is the mean of its stretch."""
+def spark(
+    points: Sequence[Point], width: int = CHART_WIDTH, low: float = 0.0, high: float = 1.0
+) -> str:
+    """A curve between two bounds as a row of bars; each bar is the mean of its stretch."""
     columns = min(width, len(points))
     bars = []
     for column in range(columns):
         stretch = points[column * len(points) // columns : (column + 1) * len(points) // columns]
         mean = sum(point.value for point in stretch) / len(stretch)
-        bars.append(_BARS[round(min(max(mean, 0.0), 1.0) * (len(_BARS) - 1))])
+        share = (mean - low) / (high - low) if high > low else 1.0
+        bars.append(_BARS[round(min(max(share, 0.0), 1.0) * (len(_BARS) - 1))])
     return "".join(bars)

@@ -82,6 +82,7 @@ class MissionView:
             "version": version.version if version else None,
             "groups_learnt": version.totals.groups if version else None,
             "heldout_accuracy": evaluation.accuracy if evaluation else None,
+            "heldout_reward": evaluation.reward if evaluation else None,
             "heldout_version": evaluation.version if evaluation else None,
             "reports": [_plain(report) for report in self.reports.values()],
             "orders": [_plain(order) for order in self.orders],

@@ -1,12 +1,20 @@
 """Where processors are put together: which class, with which of the settings."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infra.belongings import scratch_folder
 from infra.settings import Settings, SettingsError, kafka_bootstrap
 from schemas.effects import Processor
 from schemas.missions import Mission
+
+if TYPE_CHECKING:
+    from schemas.environments import EnvironmentTask
+    from schemas.missions import NewPolicy
+    from streams.learning.control.environments import MakeEnvironment
 
 ORCHESTRATOR = "orchestrator"
 LEARNERS = ("sampler", "trainer", "aggregator", "evaluator")
@@ -36,7 +44,14 @@ def _provider(config: Settings) -> Processor:
 
         make(*args)  # type: ignore[arg-type]
 
-    return ProblemProvider(check, base_folder, time.monotonic, config.allow_local_code)
+    def policy_folder(size: "NewPolicy", tasks: "Sequence[EnvironmentTask]", folder: Path) -> None:
+        from streams.learning.control.environments import policy_folder as make
+
+        make(size, tasks, folder, config.allow_local_code)
+
+    return ProblemProvider(
+        check, base_folder, time.monotonic, config.allow_local_code, policy_folder
+    )
 
 
 def _sampler(config: Settings) -> Processor:
@@ -49,7 +64,8 @@ def _sampler(config: Settings) -> Processor:
         return token_algorithm(mission).plan(mission)
 
     _one_thread_per_worker(config)
-    return Sampler(config.policy, scorer(config.allow_local_code), plan)
+    allowed = config.allow_local_code
+    return Sampler(config.policy, scorer(allowed), plan, make=_environments(allowed))
 
 
 def _trainer(config: Settings) -> Processor:
@@ -71,7 +87,20 @@ def _evaluator(config: Settings) -> Processor:
     from streams.learning.evaluator import Evaluator
 
     _one_thread_per_worker(config)
-    return Evaluator(config.policy, scorer(config.allow_local_code))
+    allowed = config.allow_local_code
+    return Evaluator(config.policy, scorer(allowed), make=_environments(allowed))
+
+
+def _gate(config: Settings) -> Processor:
+    from streams.acting.release.gate import Gate
+
+    return Gate(config.policy, lambda: time.time() * 1000)
+
+
+def _environments(allow_local_code: bool) -> "MakeEnvironment":
+    from streams.learning.control.environments import make_environment
+
+    return partial(make_environment, allow_local_code=allow_local_code)
 
 
 _FACTORIES: Mapping[str, Factory] = {
@@ -80,6 +109,7 @@ _FACTORIES: Mapping[str, Factory] = {
     "trainer": _trainer,
     "aggregator": _aggregator,
     "evaluator": _evaluator,
+    "gate": _gate,
 }
 
 

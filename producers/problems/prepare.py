@@ -2,19 +2,21 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+from producers.problems.environments import tasks_of
 from producers.problems.fit import NEEDED, check_fit
 from producers.problems.ledger import Base, Files
 from producers.problems.sources import Item
 from producers.problems.split import Split, load_split
 from producers.problems.verifiers import resolve, scorer
 from schemas.effects import Effect, Get, Put
+from schemas.environments import EnvironmentTask
 from schemas.ids import problem_id
 from schemas.learning import Problem
-from schemas.missions import Mission, MissionReport, ModelSpec
+from schemas.missions import Mission, MissionReport, ModelSpec, NewPolicy
 from schemas.topics import GROUPS_PER_UPLOAD_MAX
 
 logger = logging.getLogger("ralo.provider")
@@ -24,10 +26,15 @@ Check = Callable[[Mission], None]
 BaseFolder = Callable[[ModelSpec, Path, int], None]
 """Writes a model's folder, in shards of so many bytes at most; raises when it cannot be had."""
 
+PolicyFolder = Callable[[NewPolicy, Sequence[EnvironmentTask], Path], None]
+"""Writes the folder of a control policy for these tasks; raises when it cannot be had."""
+
 HELDOUT = "heldout"
 """Takes the mission's place in ids of held-out problems: equal questions have equal ids."""
 
 _PROBES = 8
+_DESCRIBED = 8
+"""Tasks that are made to see that one policy can act in them."""
 _LEAST_OWN_SCORE = 0.5
 
 
@@ -38,9 +45,15 @@ class CannotRun(ValueError):
 class Preparer:
     """Prepares missions with the callables of whoever knows algorithms and models."""
 
-    def __init__(self, check: Check, base_folder: BaseFolder, allow_local_code: bool) -> None:
+    def __init__(
+        self,
+        check: Check,
+        base_folder: BaseFolder,
+        allow_local_code: bool,
+        policy_folder: PolicyFolder | None = None,
+    ) -> None:
         self._check, self._base_folder = check, base_folder
-        self._allow_local_code = allow_local_code
+        self._allow_local_code, self._policy_folder = allow_local_code, policy_folder
 
     def prepare(
         self, mission: Mission, base: Base | None
@@ -53,7 +66,10 @@ class Preparer:
         self._check(mission)
         _check_pace(mission)
         _check_upload(mission)
-        resolve(mission.problems.verifier.name, self._allow_local_code)
+        if mission.model.mlp is not None and not mission.acts:
+            raise CannotRun("model.mlp: a control policy learns from the source gymnasium alone")
+        if not mission.acts:
+            resolve(mission.problems.verifier.name, self._allow_local_code)
         split = self._load(mission)
         if base is None:
             base = yield from self._store_base(mission, split)
@@ -81,7 +97,8 @@ class Preparer:
                 f"problems.heldout {mission.problems.heldout}: of {split.describe()} this leaves "
                 f"{len(split.train)} to train on and {len(split.heldout)} held out; both are needed"
             )
-        self._probe(mission, split.train)
+        if not mission.acts:
+            self._probe(mission, split.train)
         return split
 
     def _probe(self, mission: Mission, items: list[Item]) -> None:
@@ -116,10 +133,30 @@ class Preparer:
     def _build(self, mission: Mission, folder: Path) -> None:
         logger.info("mission %s: making the base model", mission.mission_id)
         try:
-            self._base_folder(mission.model, folder, mission.training.shard_bytes)
+            if mission.acts and mission.model.base == "new":
+                self._new_policy(mission, folder)
+            elif mission.acts:
+                copy_policy(Path(mission.model.base), folder)
+            else:
+                self._base_folder(mission.model, folder, mission.training.shard_bytes)
         except Exception as error:
             # Whatever a library raises for a folder or hub name that is no model.
             raise CannotRun(str(error) or type(error).__name__) from error
+
+
+    def _new_policy(self, mission: Mission, folder: Path) -> None:
+        size = mission.model.mlp
+        if self._policy_folder is None or size is None:
+            raise CannotRun("model.mlp: no control policy can be made here")
+        self._policy_folder(size, tasks_of(mission.problems)[:_DESCRIBED], folder)
+
+
+def copy_policy(base: Path, folder: Path) -> None:
+    """Copy a control policy from a folder, such as an exported version; raises `CannotRun`."""
+    for name in ("config.json", "model.safetensors"):
+        if not (base / name).is_file():
+            raise CannotRun(f"model.base {str(base)!r}: no control policy, for it has no {name}")
+        (folder / name).write_bytes((base / name).read_bytes())
 
 
 def _fetch(files: Files) -> Generator[Effect, Any, dict[str, bytes]]:

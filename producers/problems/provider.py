@@ -13,6 +13,7 @@ from producers.problems.prepare import (
     BaseFolder,
     CannotRun,
     Check,
+    PolicyFolder,
     Preparer,
     load_mission_items,
     to_problem,
@@ -66,8 +67,9 @@ class ProblemProvider:
         base_folder: BaseFolder,
         clock: Callable[[], float],
         allow_local_code: bool = False,
+        policy_folder: PolicyFolder | None = None,
     ) -> None:
-        self._preparer = Preparer(check, base_folder, allow_local_code)
+        self._preparer = Preparer(check, base_folder, allow_local_code, policy_folder)
         self._clock = clock
         self._ledger = Ledger()
         self._working = False

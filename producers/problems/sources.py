@@ -38,9 +38,23 @@ class Item:
 
 def load_items(source: ProblemSource) -> Iterator[Item]:
     """Up to `size` items in the source's order, repetitions included; raises `SourceError`."""
+    if source.source == "gymnasium":
+        yield from _environments(source)
+        return
     make = _maker(source)
     for where, fields in islice(_READERS[source.source](source), source.size):
         yield make(where, fields)
+
+
+def _environments(source: ProblemSource) -> Iterator[Item]:
+    """Tasks and seeds are problems without words: templates do not apply."""
+    from producers.problems.environments import resets
+
+    try:
+        for text, metadata in resets(source):
+            yield Item(question=text, prompt=text, answer="", metadata=metadata)
+    except ValueError as error:
+        raise SourceError(str(error)) from error
 
 
 def _maker(source: ProblemSource) -> Callable[[str, Fields], Item]:

@@ -175,10 +175,13 @@ def _base(base: int, head: WeightVersion, staleness_max: int) -> Refusal | None:
     return Refusal("abandoned", f"base {base} is not on the chain of version {head.version}")
 
 
-def misfit(upload: GradientUpload, layout: Layout) -> Refusal | None:
-    """Why the chunks of an upload, all of them in the event, cannot be applied, or None."""
-    if upload.kind != "gradient":
-        return Refusal("layout", f"uploads of kind {upload.kind} cannot be applied yet")
+def misfit(upload: GradientUpload, layout: Layout, kind: str | None = None) -> Refusal | None:
+    """Why the chunks of an upload, all of them in the event, cannot be applied, or None.
+
+    `kind` is that of the uploads of the open step, where there is one.
+    """
+    if kind not in (None, upload.kind):
+        return Refusal("layout", f"a {upload.kind} cannot join the open step, which is of {kind}s")
     ranges = chunk_ranges(layout.parameters, layout.chunk_elements)
     if len(ranges) != len(upload.chunks):
         return Refusal("layout", f"{len(upload.chunks)} chunks, the layout has {len(ranges)}")

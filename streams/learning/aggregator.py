@@ -196,7 +196,8 @@ class Aggregator:
         if why is None:
             try:
                 upload = yield from whole(upload)
-                why = misfit(upload, self._head().layout)
+                kind = self._open.kind if self._open else None
+                why = misfit(upload, self._head().layout, kind)
                 joined = None if why else (yield from self._fetch(record, upload))
             except (BadSpill, Unreadable) as error:
                 why = Refusal("unreadable", str(error))
@@ -245,10 +246,11 @@ class Aggregator:
         gradients = [(joined.gradient, joined.upload.weight) for joined in opened.joined]
         mission_id = opened.mission.mission_id
         turn = mission_steps(head, mission_id)[mission_id]
-        new = take_step(self._scratch, head, old, gradients, training, turn)
+        new = take_step(self._scratch, head, old, gradients, training, turn, opened.kind)
         content = content_id(self._ledger.head_sha256, opened, new.step)
         shards = yield from self._store(content, new.weights)
-        optimizer = yield from self._store(content, new.moments)
+        moments = yield from self._store(content, new.moments)
+        optimizer = head.optimizer if opened.kind == "delta" else moments
         event = step_version(self._ledger, head, opened, new.step, (shards, optimizer))
         yield from self._announce(event)
         yield from self._after_step(opened)

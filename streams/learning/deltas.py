@@ -64,7 +64,8 @@ def inner_of(mission: Mission, base: WeightVersion, group_ids: Sequence[str]) ->
         eps=training.eps,
         weight_decay=training.weight_decay,
         clip_norm=training.clip_norm,
-        seed=derived_seed("local", mission.seed, *group_ids),
+        # 53 bits: any reader of JSON has the same number.
+        seed=derived_seed("local", mission.seed, *group_ids) >> 11,
         normaliser_share=normaliser_share(training.staleness_max),
     )
 

@@ -7,7 +7,7 @@ behind, the newest wins), and once more, as final, when all its problems are acc
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from schemas.effects import Effect, Emit, Get, Intake, StateInput, Steps, Unready
 from schemas.learning import Evaluation, Problem, VersionsExpired, WeightVersion
@@ -20,6 +20,10 @@ from streams.learning.engines.transformers import TransformersEngine, room
 from streams.learning.models import PolicyModel
 from streams.learning.sampler import Score, held_model
 
+if TYPE_CHECKING:
+    from streams.learning.control.environments import MakeEnvironment
+    from streams.learning.control.player import Player
+
 logger = logging.getLogger(__name__)
 
 _ROWS = 512
@@ -29,7 +33,7 @@ _MAX_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """What greedy decoding of the held-out problems gave."""
+    """What the held-out problems gave: answers decoded greedily, or episodes."""
 
     correct: int
     total: int
@@ -128,19 +132,26 @@ class Evaluator:
         StateInput(EVALUATIONS, barrier=True),
     )
 
-    def __init__(self, policy: str, score: Score, name: str = "evaluator") -> None:
+    def __init__(
+        self,
+        policy: str,
+        score: Score,
+        name: str = "evaluator",
+        make: "MakeEnvironment | None" = None,
+    ) -> None:
         self.name = name
         self.group = f"evaluator.{policy}"
         self.policy: str | None = policy
         self._home = partition_for(policy.encode(), WEIGHT_VERSIONS.partitions)
         self._mine = False
-        self._score = score
+        self._score, self._make = score, make
         self._courses: dict[str, _Course] = {}
         self._early: list[Evaluation] = []
         self._head: WeightVersion | None = None
         self._worked: WeightVersion | None = None
         self._expired: set[int] = set()
         self._model: PolicyModel | None = None
+        self._player: Player | None = None
         self._heldout: dict[str, list[Problem]] = {}
 
     def intake(self) -> Intake:
@@ -282,9 +293,7 @@ class Evaluator:
         if report is None or report.heldout is None:
             return
         problems = yield from self._problems(report)
-        model = self._model = held_model(self._model, mission.training)
-        yield from model.follow(version)
-        graded = evaluate(model, problems, mission.rollout.max_tokens, self._score)
+        graded = yield from self._graded(mission, version, problems)
         yield Emit(
             Evaluation(
                 policy=version.policy,
@@ -298,6 +307,21 @@ class Evaluator:
                 heldout_sha256=report.heldout.sha256,
             )
         )
+
+    def _graded(
+        self, mission: Mission, version: WeightVersion, problems: Sequence[Problem]
+    ) -> Generator[Effect, Any, Graded]:
+        if mission.acts:
+            from streams.learning.control.environments import make_environment
+            from streams.learning.control.player import Player
+
+            player = self._player = self._player or Player(self._make or make_environment)
+            yield from player.follow(version)
+            scored = player.evaluate(problems, mission)
+            return Graded(scored.solved, scored.total, scored.reward)
+        model = self._model = held_model(self._model, mission.training)
+        yield from model.follow(version)
+        return evaluate(model, problems, mission.rollout.max_tokens, self._score)
 
     def _problems(self, report: MissionReport) -> Generator[Effect, Any, list[Problem]]:
         held = self._heldout.get(report.mission_id)

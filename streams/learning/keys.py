@@ -9,6 +9,11 @@ def samples_key(policy: str, group_id: str, sha256: str) -> str:
     return f"samples/{policy}/{group_id}-{sha256[:12]}.json"
 
 
+def episodes_key(policy: str, group_id: str, sha256: str) -> str:
+    """The key of the episodes of a group."""
+    return f"samples/{policy}/{group_id}-{sha256[:12]}.safetensors"
+
+
 def gradients_prefix(policy: str) -> str:
     """Below it lie all gradients of a policy, in folders by base version."""
     return f"gradients/{policy}/"

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from schemas.ids import derived_id
 from schemas.learning import (
@@ -45,6 +46,11 @@ class OpenStep:
     refused: list[RefusedUpload] = field(default_factory=list)
     buried: list[tuple[Record, str]] = field(default_factory=list)
     """Requests that cannot be met, with the reason; published when the step closes."""
+
+    @property
+    def kind(self) -> Literal["gradient", "delta"]:
+        """What its uploads are: those of one step are of one kind."""
+        return self.joined[0].upload.kind if self.joined else "gradient"
 
 
 def applied_upload(upload: GradientUpload, record: Record, record_sha256: str) -> AppliedUpload:

@@ -53,6 +53,14 @@ def adam_step(previous: int, mission_step: int, grad_norm: float, training: Trai
     )
 
 
+def delta_step(previous: int, norm: float, training: Training) -> AdamStep:
+    """The step along the mean of deltas: Reptile's outer one (arXiv 1803.02999, Algorithm 2)."""
+    rate = training.outer_rate
+    return AdamStep(
+        rule="delta", step=previous, learning_rate=rate, grad_norm=norm, clip_factor=1.0
+    )
+
+
 def adamw_(
     weights: torch.Tensor,
     gradient: torch.Tensor,

@@ -7,7 +7,7 @@ the same bits again wherever the environment is the same.
 import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from schemas.effects import Bury, Effect, Emit, Intake, Put, StateInput, Steps, Unready
 from schemas.ids import derived_id, derived_seed, digest
@@ -19,6 +19,10 @@ from streams.learning.engines.transformers import TransformersEngine
 from streams.learning.keys import samples_key
 from streams.learning.models import PolicyModel, PromptError
 from streams.learning.rollout import Draft, Ends, Prompt, RolloutPlan, dump_rollouts, sample
+
+if TYPE_CHECKING:
+    from streams.learning.control.environments import MakeEnvironment
+    from streams.learning.control.player import Player
 
 Score = Callable[[Problem, str, bool], float]
 """The verifier: a reward from the problem, the completion's text, and whether the model ended."""
@@ -110,15 +114,23 @@ class Sampler:
         StateInput(MISSIONS),
     )
 
-    def __init__(self, policy: str, score: Score, plan_for: PlanFor, name: str = "sampler") -> None:
+    def __init__(
+        self,
+        policy: str,
+        score: Score,
+        plan_for: PlanFor,
+        name: str = "sampler",
+        make: "MakeEnvironment | None" = None,
+    ) -> None:
         self.name = name
         self.group = f"sampler.{policy}"
         self.policy: str | None = policy
-        self._score, self._plan_for = score, plan_for
+        self._score, self._plan_for, self._make = score, plan_for, make
         self._head: WeightVersion | None = None
         self._missions: dict[str, Mission] = {}
         self._cancelled: set[str] = set()
         self._model: PolicyModel | None = None
+        self._player: Player | None = None
 
     def intake(self) -> Intake:
         """The newest mission's batch, or what came shortly after its first problem."""
@@ -162,7 +174,8 @@ class Sampler:
                 groups |= {i: _cancelled(batch, i, head) for i in places}
             else:
                 mission = self._mission(mission_id, batch.records[places[0]])
-                groups |= yield from self._sampled(mission, batch, places, head)
+                sampled = self._played if mission.acts else self._sampled
+                groups |= yield from sampled(mission, batch, places, head)
         for _, group in sorted(groups.items()):
             yield Emit(group)
         return "commit"
@@ -192,18 +205,35 @@ class Sampler:
             except Exception as error:  # a verifier is anyone's code
                 yield Bury(member.record, "verifier", f"{type(error).__name__}: {error}")
                 continue
-            group = SampleGroup(
-                problem_id=member.problem.problem_id,
-                use=USE,
-                mission_id=mission.mission_id,
-                policy=head.policy,
-                prompt_tokens=list(member.prompt),
-                version=head.version,
-                seed=mission.seed,
-                batch=BatchRef(batch_id=batch_id, index=index, size=len(members)),
-                source=batch.spans[member.place],
-            )
+            ref = BatchRef(batch_id=batch_id, index=index, size=len(members))
+            group = _group(mission, batch, member.place, head, ref)
+            group = group.model_copy(update={"prompt_tokens": list(member.prompt)})
             groups[member.place] = yield from _with_rollouts(group, rollouts)
+        return groups
+
+    def _played(
+        self, mission: Mission, batch: Batch, places: Sequence[int], head: WeightVersion
+    ) -> Generator[Effect, Any, dict[int, SampleGroup]]:
+        """The groups of one control mission's problems: each is played by itself."""
+        from streams.learning.control.environments import make_environment
+        from streams.learning.control.player import Player, with_episodes
+
+        player = self._player = self._player or Player(self._make or make_environment)
+        yield from player.follow(head)
+        places_at = [batch.records[place].at for place in places]
+        batch_id = derived_id("batch", head.policy, head.version, places_at)
+        groups: dict[int, SampleGroup] = {}
+        for index, place in enumerate(places):
+            record = batch.records[place]
+            (problem,) = _problems([record])
+            try:
+                task, episodes = player.episodes(problem, mission, USE)
+            except (RuntimeError, ValueError) as error:  # an environment is anyone's code
+                yield Bury(record, "environment", str(error))
+                continue
+            ref = BatchRef(batch_id=batch_id, index=index, size=len(places))
+            group = _group(mission, batch, place, head, ref)
+            groups[place] = yield from with_episodes(group, task, episodes)
         return groups
 
 
@@ -231,6 +261,23 @@ def _members(
         except PromptError as error:
             yield Bury(record, "prompt", str(error))
     return members
+
+
+def _group(
+    mission: Mission, batch: Batch, place: int, head: WeightVersion, ref: BatchRef
+) -> SampleGroup:
+    """The group of the problem at a place, nothing sampled yet."""
+    (problem,) = _problems([batch.records[place]])
+    return SampleGroup(
+        problem_id=problem.problem_id,
+        use=USE,
+        mission_id=mission.mission_id,
+        policy=head.policy,
+        version=head.version,
+        seed=mission.seed,
+        batch=ref,
+        source=batch.spans[place],
+    )
 
 
 def _cancelled(batch: Batch, place: int, head: WeightVersion) -> SampleGroup:

@@ -40,7 +40,7 @@ class Used:
             group_id=group.group_id,
             at=self.record.at,
             version=group.version,
-            rollouts=len(group.rollouts),
+            rollouts=group.size,
         )
 
 

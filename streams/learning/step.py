@@ -6,7 +6,7 @@ The aggregator takes steps with it and the step proof takes them again: one text
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,10 +24,12 @@ from streams.learning.flat import (
 )
 from streams.learning.fold import NotFinite, chunk_tensor, fold
 from streams.learning.layout import FlatLayout, chunk_ranges, header_bytes, read_layout
-from streams.learning.optimizer import Moments, adam_step, adamw_
+from streams.learning.optimizer import Moments, adam_step, adamw_, delta_step
 from streams.learning.scratch import Scratch
 
 Paths = dict[str, Path]
+Kind = Literal["gradient", "delta"]
+"""What the uploads of a step are; one step has one kind."""
 
 
 class Unreadable(Exception):
@@ -45,7 +47,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class StepFiles:
-    """What a step made, by file name, and how it was taken."""
+    """What a step made, by file name, and how it was taken; one of deltas makes no moments."""
 
     weights: Paths
     moments: Paths
@@ -93,18 +95,24 @@ def take_step(
     gradients: Sequence[tuple[FlatVector, float]],
     training: Training,
     mission_step: int,
+    kind: Kind = "gradient",
 ) -> StepFiles:
     """Fold, clip, AdamW: two passes over the chunks; memory is a few chunks.
 
     `gradients` are vectors with their weights in canonical order; the fold replaces the first.
-    `mission_step` says where the mission's schedule stands, from 1.
+    `mission_step` says where the mission's schedule stands, from 1. Of kind `delta` their mean,
+    times the outer rate, is added instead.
     """
     layout = checkpoint.layout
     chunks = chunk_ranges(layout.total, parent.layout.chunk_elements)
     vectors, weights = [g for g, _ in gradients], [w for _, w in gradients]
     norm = fold(vectors, weights, chunks)
-    step = adam_step(parent.step.step if parent.step else 0, mission_step, norm, training)
-    files = _create(scratch, checkpoint, step)
+    previous = parent.step.step if parent.step else 0
+    if kind == "delta":
+        files = _create(scratch, checkpoint, delta_step(previous, norm, training))
+        _add(checkpoint, files, vectors[0], chunks)
+        return files
+    files = _create(scratch, checkpoint, adam_step(previous, mission_step, norm, training))
     with torch.no_grad():
         _update(checkpoint, files, vectors[0], chunks, training)
     return files
@@ -115,10 +123,22 @@ def _create(scratch: Scratch, checkpoint: Checkpoint, step: AdamStep) -> StepFil
     for shard, (start, stop) in checkpoint.layout.shards().items():
         weights[shard] = scratch.work(shard)
         create_weights(weights[shard], like=checkpoint.weights[shard])
+        if step.rule == "delta":
+            continue
         name = optimizer_name(shard)
         moments[name] = scratch.work(name)
         create_moments(moments[name], stop - start)
     return StepFiles(weights, moments, step)
+
+
+def _add(
+    old: Checkpoint, new: StepFiles, mean: FlatVector, chunks: Sequence[tuple[int, int]]
+) -> None:
+    source = weights_vector(old.layout, old.weights)
+    target = weights_vector(old.layout, new.weights)
+    for start, stop in chunks:
+        weights, delta = source.read(start, stop), mean.read(start, stop)
+        target.write(start, weights.add_(delta.mul_(new.step.learning_rate)))
 
 
 def _update(

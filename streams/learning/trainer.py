@@ -25,6 +25,7 @@ from streams.learning.gradients import Gradient
 from streams.learning.keys import gradient_fields_key, gradient_key
 from streams.learning.layout import ELEMENT_BYTES
 from streams.learning.learner import Learner, chunks_of, needs_reference, reference
+from streams.learning.learners import Learners
 from streams.learning.sifting import Run, Sifted, Used, records_digest, runs_of, sift
 from streams.learning.spill import spill, whole
 
@@ -47,7 +48,7 @@ class Trainer:
         self._head: WeightVersion | None = None
         self._missions: dict[str, Mission] = {}
         self._prepared: MissionReport | None = None
-        self._learner = Learner()
+        self._learners = Learners()
 
     def intake(self) -> Intake:
         """One upload's groups, of the newest mission; fewer when no more come."""
@@ -93,17 +94,18 @@ class Trainer:
     def _publish(self, run: Run, head: WeightVersion) -> Generator[Effect, Any, None]:
         """One upload for a run; with nothing left to learn from it is empty, not skipped."""
         mission = self._mission(run)
+        learner = self._learners.of(mission)
         sifted = sift(run, head, mission.training.staleness_max)
         if sifted.used:
-            yield from self._learner.follow(head, mission.training)
-            sifted = yield from self._readable(sifted)
+            yield from learner.follow(head, mission.training)
+            sifted = yield from self._readable(sifted, learner)
         upload_id = derived_id("upload", head.policy, run.source)
         learnt: dict[str, Any] = {}
         if sifted.used:
             groups, base = [one.group for one in sifted.used], self._base(mission, head)
-            gradient = yield from self._learner.gradient(mission, head, groups, base)
+            gradient = yield from learner.gradient(mission, head, groups, base)
             chunks = yield from self._store(gradient, head, upload_id)
-            learnt = self._learnt(gradient, sifted.used) | {"chunks": chunks}
+            learnt = _learnt(gradient, sifted.used, learner.device) | {"chunks": chunks}
         empty = GradientUpload(
             upload_id=upload_id,
             policy=head.policy,
@@ -127,11 +129,11 @@ class Trainer:
             raise Unready(f"missions: mission {run.mission_id}{at} is not there yet")
         return mission
 
-    def _readable(self, sifted: Sifted) -> Generator[Effect, Any, Sifted]:
+    def _readable(self, sifted: Sifted, learner: Learner) -> Generator[Effect, Any, Sifted]:
         """Fetch what is stored beside the events; what cannot be learnt from is buried."""
         kept = Sifted(dropped=sifted.dropped)
         for one in sifted.used:
-            group, problem = yield from self._learner.complete(one.group)
+            group, problem = yield from learner.complete(one.group)
             if problem:
                 yield Bury(one.record, "unreadable", problem)
                 kept.drop(one.record, "unreadable")
@@ -158,18 +160,20 @@ class Trainer:
             chunks.append(TensorRef(**ref.model_dump(), dtype="float32", shape=shape))
         return chunks
 
-    def _learnt(self, gradient: Gradient, used: Sequence[Used]) -> dict[str, Any]:
-        """What an upload says of its gradient; nothing of the clock, so it can be recomputed."""
-        rollouts = sum(len(one.group.rollouts) for one in used)
-        behind = sum(one.staleness * len(one.group.rollouts) for one in used)
-        device = self._learner.device
-        return {
-            "weight": gradient.weight,
-            "micro_batches": gradient.micro_batches,
-            "stats": {**gradient.stats, "staleness_mean": behind / rollouts},
-            "deterministic": device == "cpu",
-            "environment": environment(device),
-        }
+
+def _learnt(gradient: Gradient, used: Sequence[Used], device: str) -> dict[str, Any]:
+    """What an upload says of its gradient; nothing of the clock, so it can be recomputed."""
+    rollouts = sum(one.group.size for one in used)
+    behind = sum(one.staleness * one.group.size for one in used)
+    return {
+        "kind": "delta" if gradient.local else "gradient",
+        "weight": gradient.weight,
+        "micro_batches": gradient.micro_batches,
+        "local": gradient.local,
+        "stats": {**gradient.stats, "staleness_mean": behind / rollouts},
+        "deterministic": device == "cpu",
+        "environment": environment(device),
+    }
 
 
 def _fields_key(upload: GradientUpload, sha256: str) -> str:

@@ -24,12 +24,13 @@ Phase = Literal[
 
 
 class Score(BaseModel):
-    """Held-out accuracy of one version."""
+    """Held-out accuracy and mean reward of one version."""
 
     model_config = ConfigDict(frozen=True)
 
     version: int
     accuracy: float
+    reward: float | None = None
 
 
 class MissionState(BaseModel):
@@ -41,6 +42,7 @@ class MissionState(BaseModel):
     policy: str = ""
     budget: Budget = Budget()
     target: float | None = None
+    target_reward: float | None = None
     submitted_ms: int | None = None
     prepared_ms: int | None = None
     heldout_size: int = 0
@@ -66,6 +68,8 @@ class MissionState(BaseModel):
     first: Score | None = None
     newest: Score | None = None
     best: Score | None = None
+    """By accuracy."""
+    best_reward: Score | None = None
     final: Score | None = None
     result: MissionResult | None = None
     """As published."""
@@ -128,6 +132,7 @@ def _fold(state: MissionState, event: Event, at_ms: int, policy_samples: int) ->
                 policy=event.policy,
                 budget=event.budget,
                 target=event.target.heldout if event.target else None,
+                target_reward=event.target.reward if event.target else None,
                 submitted_ms=at_ms,
             )
         case MissionControl():
@@ -197,13 +202,15 @@ def _version(state: MissionState, event: WeightVersion, policy_samples: int) -> 
 
 
 def _evaluation(state: MissionState, event: Evaluation) -> MissionState:
-    score = Score(version=event.version, accuracy=event.accuracy)
+    score = Score(version=event.version, accuracy=event.accuracy, reward=event.reward)
     best = state.best is None or score.accuracy > state.best.accuracy
+    rewarded = state.best_reward is None or event.reward > (state.best_reward.reward or 0.0)
     return _with(
         state,
         first=state.first or score,
         newest=score,
         best=score if best else state.best,
+        best_reward=score if rewarded else state.best_reward,
         final=score if event.final else state.final,
     )
 
@@ -234,7 +241,7 @@ def due(state: MissionState, now_ms: int) -> MissionControl | MissionResult | No
 
 def _end_reason(state: MissionState, now_ms: int) -> str | None:
     budget = state.budget
-    if _reached(state, state.best):
+    if _reached(state, state.best) or _reached(state, state.best_reward):
         return "target"
     if budget.versions is not None and state.versions >= budget.versions:
         return "budget.versions"
@@ -244,7 +251,12 @@ def _end_reason(state: MissionState, now_ms: int) -> str | None:
 
 
 def _reached(state: MissionState, score: Score | None) -> bool:
-    return score is not None and state.target is not None and score.accuracy >= state.target
+    """Whether a score is as good as the target, by accuracy or by reward, whichever is set."""
+    if score is None:
+        return False
+    accurate = state.target is not None and score.accuracy >= state.target
+    reward, enough = score.reward, state.target_reward
+    return accurate or (reward is not None and enough is not None and reward >= enough)
 
 
 def _closing(state: MissionState, now_ms: int) -> MissionResult | None:
@@ -289,4 +301,6 @@ def _result(state: MissionState, outcome: Outcome, reason: str) -> MissionResult
         final_version=state.final.version if state.final else state.version,
         heldout_before=state.first.accuracy if state.first else None,
         heldout_after=known.accuracy if known else None,
+        reward_before=state.first.reward if state.first else None,
+        reward_after=known.reward if known else None,
     )

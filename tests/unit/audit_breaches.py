@@ -195,6 +195,11 @@ def applied_and_refused(log: BookLog) -> None:
     log["v3"].edit(totals=more)
 
 
+def delta_by_the_optimizer(log: BookLog) -> None:
+    log["u1"].edit(kind="delta")
+    recount(log)
+
+
 def upload_lost(log: BookLog) -> None:
     log["v3"].edit(resume={"gradient-chunks-0": 6})
 
@@ -394,6 +399,7 @@ BREACHES: list[tuple[str, Plant]] = [
     ("settled-upload", refused_other_counts),
     ("upload-once", applied_twice),
     ("upload-settled-once", applied_and_refused),
+    ("upload-kind", delta_by_the_optimizer),
     ("upload-lost", upload_lost),
     ("upload-admissible", inadmissible),
     ("undecodable-buried", unburied),

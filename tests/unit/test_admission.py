@@ -112,7 +112,15 @@ def test_other_chunks_than_the_layout_has_are_refused() -> None:
     for chunk in (short, wide, cut):
         assert reason(sent(chunks=[chunk, *good.chunks[1:]]), version(10)) == "layout"
     assert reason(sent(chunks=good.chunks[:-1]), version(10)) == "layout"
-    assert reason(sent(kind="delta"), version(10)) == "layout"
+
+
+def test_uploads_of_two_kinds_do_not_join_one_step() -> None:
+    layout = version(10).layout
+    for kind, other in (("delta", "gradient"), ("gradient", "delta")):
+        assert misfit(sent(kind=kind), layout) is None
+        assert misfit(sent(kind=kind), layout, kind) is None
+        found = misfit(sent(kind=kind), layout, other)
+        assert found and found.reason == "layout" and f"of {other}s" in found.detail
 
 
 def test_gaps_are_named() -> None:

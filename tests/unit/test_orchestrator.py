@@ -223,7 +223,26 @@ def test_the_result_holds_first_and_final_accuracy_and_what_was_learnt_from():
         final_version=2,
         heldout_before=0.1,
         heldout_after=0.5,
+        reward_before=0.0,
+        reward_after=0.0,
     )
+
+
+def test_a_target_of_reward_ends_a_mission_whatever_its_accuracy_is():
+    def scored(version: int, reward: float, final: bool = False) -> Evaluation:
+        return evaluation(version, 0, final=final).model_copy(update={"reward": reward})
+
+    log = Log()
+    records = log.append(mission(budget=Budget(), target=Target(reward=-9.0)))
+    records += log.append(report("prepared"), version(0, 0, kind="base"), version(1, 40))
+    records += log.append(scored(0, -44.0), scored(1, -9.5))
+    assert due(fold(*records), 0) is None
+    records += log.append(version(2, 80), scored(2, -9.0), scored(3, -20.0))
+    end = due(fold(*records), 0)
+    assert isinstance(end, MissionControl) and (end.action, end.reason) == ("end", "target")
+    records += log.append(end, report("drained", problems=7), scored(3, -8.0, final=True))
+    result = result_of(fold(*records))
+    assert (result.outcome, result.reward_before, result.reward_after) == ("target", -44.0, -8.0)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Environments as tasks name them: made, and described for a policy that is to act in them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from schemas.environments import OWN_MODULES, EnvironmentTask
@@ -61,6 +62,30 @@ def describe(task: EnvironmentTask, made: Any, size: NewPolicy) -> PolicyConfig:
         hidden=list(size.hidden),
         clip=size.clip,
     )
+
+
+def policy_folder(
+    size: NewPolicy,
+    tasks: Sequence[EnvironmentTask],
+    folder: Path,
+    allow_local_code: bool = False,
+) -> None:
+    """Write a new policy that can act in all of these tasks; raises `EnvironmentUnavailable`."""
+    from streams.learning.control.torch_mlp import new_policy
+
+    configs = []
+    for task in tasks:
+        made = make_environment(task, allow_local_code)
+        configs.append(describe(task, made, size))
+        made.close()
+    first = configs[0]
+    for task, config in zip(tasks, configs, strict=True):
+        if config.model_copy(update={"environment": first.environment}) != first:
+            raise EnvironmentUnavailable(
+                f"environments {tasks[0].text} and {task.text} have different observations or "
+                "actions: one policy cannot act in both"
+            )
+    new_policy(size, first, folder)
 
 
 def _box(task: EnvironmentTask, what: str, space: Any) -> Any:

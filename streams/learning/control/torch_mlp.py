@@ -12,7 +12,7 @@ from schemas.policies import PolicyConfig
 from streams.learning.control.mlp import BadPolicy, shapes
 
 CONFIG, SHARD = "config.json", "model.safetensors"
-_BUFFERS = ("obs_mean", "obs_var", "obs_count")
+_LEAST_VARIANCE = 1e-6
 
 
 class TorchPolicy(nn.Module):  # type: ignore[misc]
@@ -66,7 +66,8 @@ class TorchPolicy(nn.Module):  # type: ignore[misc]
         weight = min(rows / (rows + float(self.obs_count)), share)
         apart = mean - self.obs_mean
         self.obs_mean += (weight * apart).float()
-        spread = variance + (1 - weight) * apart.square()
+        # Far above what rounding a difference of weights can lose, so it never becomes negative.
+        spread = (variance + (1 - weight) * apart.square()).clamp(min=_LEAST_VARIANCE)
         self.obs_var += (weight * (spread - self.obs_var)).float()
         self.obs_count += rows
 
