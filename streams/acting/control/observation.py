@@ -23,10 +23,6 @@ NO_ECHO_M = 10.0
 Goal = tuple[float, float]
 
 
-class ObservationError(ValueError):
-    """The robot's file names an input that this robot has not got."""
-
-
 class Observer:
     """Makes the observation of the given names for one robot."""
 
@@ -35,15 +31,6 @@ class Observer:
         self._scanner = Scanner.of(spec)
         self._rays = _rays(spec, self._scanner)
         self._target = next((c.name for c in spec.channels if c.kind == "target"), "target")
-
-    def check(self, fused: Sequence[str]) -> None:
-        """Raise `ObservationError` where a name is of nothing that this robot shows."""
-        known = {*ARM_NAMES, *GOAL_NAMES, *self._rays, *fused}
-        if missing := [name for name in self.names if name not in known]:
-            there = ", ".join(sorted(known))
-            raise ObservationError(
-                f"controller.observation: no {', '.join(missing)} here; there are {there}"
-            )
 
     def __call__(self, situation: Situation, goal: Goal | None) -> Floats | None:
         """The observation, float32 [names]; None while some of it is not known."""

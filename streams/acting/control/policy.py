@@ -30,7 +30,13 @@ class Policy:
         """Raises `BadPolicy` where the tensors are not those of the config."""
         self.config = config
         self._mlp = MlpPolicy(config, tensors)
+        self._seen = tensors["obs_mean"], np.sqrt(tensors["obs_var"])
         self.ref = PolicyRef(policy=name, version=version, sha256=acting_sha256(tensors))
+
+    @property
+    def seen(self) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of each input, as far as it was learnt on."""
+        return self._seen
 
     def mean(self, observation: Floats) -> Floats:
         """The mean action of one observation [inputs], or of a batch [n, inputs].

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from math import cos, hypot, sin, sqrt
+from math import cos, sin, sqrt
 
 import numpy as np
 
@@ -85,7 +85,7 @@ class WaypointTracker:
     def _radius_m(self, points: Points) -> float:
         """The disc to keep free: no larger than there is room now, or there would be no way out."""
         spec = self._spec
-        nearest = min((hypot(x, y) for x, y in points), default=float("inf"))
+        nearest = float(np.hypot(points[:, 0], points[:, 1]).min(initial=np.inf))
         return max(spec.radius_m, min(spec.radius_m + spec.margin_m, nearest - 0.01))
 
     def _within(self, speed_mps: float, yaw_rate_radps: float) -> list[float]:
