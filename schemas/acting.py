@@ -185,6 +185,7 @@ class Feedback(Event):
     outcomes: list[CommandOutcome] = []
     loop: LoopHealth | None = None
     commands_next: int = Field(0, description="every earlier offset of `commands` has an outcome")
+    controller_epoch: int | None = Field(None, description="the newest up to there")
 
 
 class SafetyEvent(Event):

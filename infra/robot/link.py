@@ -32,6 +32,7 @@ from infra.robot.channel import (
 )
 from infra.robot.delivery import AT_ONCE, SpoolDelivery, last_feedback, partition_of
 from infra.robot.order import LinkOrder
+from schemas.acting import ControllerClaim
 from schemas.effects import Bury
 from schemas.records import Record
 from schemas.topics import COMMANDS, FEEDBACK, SENSOR_FRAMES, Undecodable, decode
@@ -155,12 +156,12 @@ class LinkProcess:
     # --- down
 
     def _down(self) -> None:
-        start = self._first_offset()
+        start = self._start()
         if start is None:
             return
-        next_offset, end = start
-        self._send(pack(Commands(next_offset)))
-        reader = self._log.live_reader({self._commands: next_offset})
+        hello, end = start
+        self._send(pack(hello))
+        reader = self._log.live_reader({self._commands: hello.next_offset})
         try:
             while not self._gone.is_set():
                 self._pass_on(self._poll(reader), end)
@@ -168,20 +169,31 @@ class LinkProcess:
             reader.close()
         self._done.wait(DRAIN_S + 1)
 
-    def _first_offset(self) -> tuple[int, int] | None:
+    def _start(self) -> tuple[Commands, int] | None:
         """Where to read on in `commands`, and its end now; None where the actuator ended first."""
         while not self._gone.is_set():
             try:
                 _, end = self._log.ends(COMMANDS.name)[self._commands]
-                if (known := self._order.next_offset) is not None:
-                    return known, end
-                said = last_feedback(self._log, self._order.robot_id)
-                # What came before a robot's first life concerns none of its lives.
-                return (end if said is None else min(said.commands_next, end)), end
+                return self._hello(end), end
             except LogUnavailable as error:
                 logger.info("%s: %s", self._order.robot_id, error)
                 time.sleep(_PAUSE_S)
         return None
+
+    def _hello(self, end: int) -> Commands:
+        """On from where this actuator is, or the last one was, under the epoch that it knew."""
+        if (known := self._order.next_offset) is not None:
+            return Commands(known)
+        said = last_feedback(self._log, self._order.robot_id)
+        if said is None:
+            # What came before a robot's first life concerns none of its lives.
+            return Commands(end)
+        next_offset = min(said.commands_next, end)
+        if said.controller_epoch is None or said.controller_epoch >= next_offset:
+            return Commands(next_offset)
+        claim = ControllerClaim(robot_id=self._order.robot_id, controller_id="")
+        text = claim.to_bytes().decode()
+        return Commands(next_offset, [(said.controller_epoch, text, True)])
 
     def _poll(self, reader: LiveReader) -> list[Record]:
         try:

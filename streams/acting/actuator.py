@@ -211,6 +211,7 @@ class Actuator:
             outcomes=said,
             loop=loop,
             commands_next=self._settled_until(),
+            controller_epoch=self._admission.epoch if self._admission.epoch >= 0 else None,
         )
 
     def _settled_until(self) -> int:
