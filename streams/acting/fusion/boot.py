@@ -15,6 +15,9 @@ from streams.acting.fusion.model import Belief
 AHEAD_MS = 10.0
 """A reading is not measured after its frame is closed, give or take the rounding of clocks."""
 
+LARGEST = 1e9
+"""No robot measures more in any unit; squares of squares of it are still numbers."""
+
 
 class Boot:
     """Takes the frames of one boot, in any order inside the window; answers the state."""
@@ -135,7 +138,11 @@ def why_refused(filter: Filter, frame: SensorFrame, reading: Reading) -> str | N
     """Why a reading of a fused channel makes no sense, whatever the state; None where it does."""
     if reading.stamp_ms > frame.stamp_ms + AHEAD_MS:
         return f"measured {reading.stamp_ms - frame.stamp_ms:g} ms after its frame was closed"
-    return filter.sensors[reading.channel].refuse(reading.values)
+    if (why := filter.sensors[reading.channel].refuse(reading.values)) is not None:
+        return why
+    if max(map(abs, reading.values)) > LARGEST:
+        return f"a value beyond {LARGEST:g}"
+    return None
 
 
 def restored(filter: Filter, state: FusedState) -> Snapshot:

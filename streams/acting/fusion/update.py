@@ -8,6 +8,8 @@ import numpy as np
 from streams.acting.fusion.model import Array, Innovation
 
 VARIANCE_FLOOR = 1e-9
+GROWTH = 2.0
+"""Of all standard deviations at an alarm; again and again where it does not help."""
 
 
 class Weighed(NamedTuple):
@@ -24,13 +26,21 @@ def weigh(covariance: Array, innovation: Innovation) -> Weighed:
     residual, jacobian, noise = innovation
     cross = covariance @ jacobian.T
     spread = jacobian @ cross + noise
-    if len(residual) == 1:
-        inverse = np.reciprocal(spread)
-        nis = float(residual[0] * residual[0] * inverse[0, 0])
-    else:
-        inverse = np.linalg.inv(spread)
-        nis = float(residual @ inverse @ residual)
+    inverse = _inverse(spread)
+    nis = float(residual @ inverse @ residual)
     return Weighed(innovation, cross, inverse, nis)
+
+
+def _inverse(spread: Array) -> Array:
+    """Of a symmetric positive matrix; two rows by hand, for that is what most readings have."""
+    if len(spread) == 1:
+        return np.reciprocal(spread)
+    if len(spread) == 2:
+        (a, b), (_, d) = spread.tolist()
+        determinant = a * d - b * b
+        b = -b / determinant
+        return np.array([[d / determinant, b], [b, a / determinant]])
+    return np.asarray(np.linalg.inv(spread), np.float64)
 
 
 def correct(covariance: Array, weighed: Weighed) -> tuple[Array, Array]:
@@ -58,12 +68,11 @@ def floored(covariance: Array) -> Array:
 def given_in(covariance: Array, weighed: Weighed) -> Array:
     """The covariance grown until what is rejected again and again is believable.
 
-    With A = HPHᵀ and residual y, P grows by G diag(m·y²) Gᵀ where G = PHᵀA⁻¹: as unsure, in what
-    this channel sees and what hangs together with it, as the reading is far away. Then HPHᵀ grows
-    by m·diag(y²), which is at least yyᵀ, so the same reading has a NIS below 1.
+    What the channel sees becomes as unsure as the reading is far away: by G diag(m y²) Gᵀ, where G
+    is the pseudo-inverse of H and y the m residuals, so that HPHᵀ grows by at least yyᵀ and the
+    same reading has a NIS below 1. All else becomes `GROWTH` times as unsure, for the cause may
+    lie there: a wrong heading shows in the positions.
     """
     residual, jacobian, _ = weighed.innovation
-    seen = jacobian @ weighed.cross
-    back = weighed.cross @ np.linalg.pinv(seen, hermitian=True)
-    spread = back * (residual * math.sqrt(len(residual)))
-    return covariance + spread @ spread.T
+    spread = np.linalg.pinv(jacobian) * (residual * math.sqrt(len(residual)))
+    return covariance * GROWTH**2 + spread @ spread.T
