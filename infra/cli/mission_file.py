@@ -139,7 +139,7 @@ _PATHS = (("model", "base"), ("problems", "name"))
 def _is_procedural(document: Mapping[str, Any]) -> bool:
     problems = document.get("problems")
     source = problems.get("source") if isinstance(problems, dict) else None
-    return source in (None, "reasoning-gym")
+    return source in (None, "reasoning-gym", "gymnasium")
 
 
 def _default_id(path: Path, now: datetime | None) -> str:
