@@ -40,17 +40,10 @@ class Port:
     def _listen(self) -> socket.socket:
         """Raises `PortTaken`; a file that a killed world has left is replaced."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        listener = packet_socket()
         with address(self._path) as short:
-            with (
-                contextlib.suppress(FileNotFoundError, ConnectionRefusedError),
-                packet_socket() as s,
-            ):
-                s.connect(short)
-                raise PortTaken(
-                    f"{self._path}: another world serves this robot: stop that one first"
-                )
+            _must_be_free(self._path, short)
             self._path.unlink(missing_ok=True)
+            listener = packet_socket()
             listener.bind(short)
         self._path.chmod(0o600)
         listener.listen(4)
@@ -90,6 +83,9 @@ class Port:
                 packet = self._driver.recv(PACKET_BYTES)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                # Said once, where the driver has gone without reading all: its last words follow.
+                continue
             except OSError:
                 packet = b""
             if not packet:
@@ -144,3 +140,12 @@ class Port:
         self._part()
         self._listener.close()
         self._path.unlink(missing_ok=True)
+
+
+def _must_be_free(path: Path, short: str) -> None:
+    with packet_socket() as probe:
+        try:
+            probe.connect(short)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+    raise PortTaken(f"{path}: another world serves this robot: stop that one first")

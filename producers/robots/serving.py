@@ -47,16 +47,20 @@ def no_tap(robot_id: str, readings: Sequence[Reading]) -> None:
 
 
 class WorldServer:
-    """A world that is served; `turn` is one period."""
+    """A world that is served; `turn` is one period. Raises `PortTaken`."""
 
     def __init__(
         self, world: World, robots_dir: Path, seed: int | None = None, tap: Tap = no_tap
     ) -> None:
         self.pace, self._tap = Pace(), tap
         self.simulation = Simulation(world, 0.0, seed)
-        self.ports = {
-            robot_id: Port(robot, robots_dir) for robot_id, robot in self.simulation.robots.items()
-        }
+        self.ports: dict[str, Port] = {}
+        try:
+            for robot_id, robot in self.simulation.robots.items():
+                self.ports[robot_id] = Port(robot, robots_dir)
+        except Exception:
+            self.close()
+            raise
         self._now_ms = _next_on_grid(time.monotonic() * 1000)
         self.simulation.skip(self._now_ms)
 

@@ -83,6 +83,9 @@ class SimulatedDriver:
                 packet = opened.recv(PACKET_BYTES)
             except BlockingIOError:
                 return readings
+            except ConnectionResetError:
+                # Said once, where the world has gone without reading all: its last words follow.
+                continue
             except OSError as error:
                 raise self._lost(error.strerror or str(error)) from error
             if not packet:
