@@ -94,6 +94,14 @@ def test_a_copy_in_the_log_is_a_duplicate_and_the_same_record_again_is_passed_ov
     assert said(a) == [(0, "applied"), (0, "duplicate")]
 
 
+def test_an_older_number_that_comes_late_is_superseded() -> None:
+    a = actuator()
+    for offset, seq in ((1, 2), (2, 1)):
+        a.take(offset, command(seq), 10)
+        step(a, 10)
+    assert said(a) == [(2, "applied"), (1, "superseded")]
+
+
 def test_a_new_claim_ends_what_the_old_controller_had_begun() -> None:
     a = actuator()
     a.take(0, claim(), 0)
@@ -192,21 +200,14 @@ class Life:
     feedback: list[Feedback] = field(default_factory=list)
 
 
-COMMANDS = st.builds(
-    lambda seq, epoch, boot, stamp: command(seq, stamp, EPOCHS[epoch], boot_id=boot),
-    st.integers(0, 4),
-    st.integers(0, 1),
-    st.sampled_from([BOOT, BOOT, "b2"]),
-    st.sampled_from([0.0, 40.0, 80.0, 200.0]),
+SENDS = st.tuples(
+    st.integers(0, 3), st.sampled_from(EPOCHS), st.booleans(), st.sampled_from([-10.0, 20, 50, 500])
 )
+"""A command's number, epoch, whether it is for the boot that lives, how long it is good for."""
 ACTS = st.one_of(
-    st.just("step"),
-    st.just("hear"),
-    st.just("say"),
-    st.just("restart"),
-    st.just("again"),
-    st.sampled_from(["stop", "reset"]),
-    COMMANDS,
+    SENDS,
+    SENDS,
+    st.sampled_from(["turn", "turn", "hear", "step", "say", "restart", "again", "stop", "reset"]),
 )
 
 
@@ -218,6 +219,10 @@ def test_none_twice_none_late_none_of_an_older_epoch_and_each_has_an_outcome(
     log: list[Event] = [claim(), command(0, 0.0, 0), command(1, 0.0, 0), claim()]
     life, a, now_ms = Life(), actuator(), 0.0
     boots, taken = [BOOT, "b2"], 0
+
+    def send(seq: int, epoch: int, here: bool, good_ms: float) -> Command:
+        boot = boots[0] if here else "b0"
+        return command(seq, now_ms, epoch, boot_id=boot, deadline_ms=now_ms + good_ms)
 
     def deliver(upto: int) -> None:
         nonlocal taken
@@ -252,7 +257,10 @@ def test_none_twice_none_late_none_of_an_older_epoch_and_each_has_an_outcome(
         taken = newest.commands_next
 
     for act in acts:
-        if act == "step":
+        if act == "turn":
+            deliver(len(log))
+            period()
+        elif act == "step":
             period()
         elif act == "hear":
             deliver(len(log))
@@ -265,7 +273,7 @@ def test_none_twice_none_late_none_of_an_older_epoch_and_each_has_an_outcome(
         elif isinstance(act, str):
             log.append(order(act, f"o{len(log)}"))
         else:
-            log.append(act)  # type: ignore[arg-type]
+            log.append(send(*act))  # type: ignore[misc]
     deliver(len(log))
     period()
     life.feedback += [a.feedback(now_ms, 0), a.feedback(now_ms, 0)]
