@@ -52,7 +52,7 @@ class PolicyFolder:
         sha256 = digest(data)
         path = self._root / _FILES / sha256
         if not path.exists():
-            _replace(path, data)
+            _replace(path, data, lambda name: self._point(f"file_{name}"))
         return sha256
 
     def load(self, name: str, version: int, files: Mapping[str, str]) -> Policy:
