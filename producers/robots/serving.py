@@ -90,7 +90,7 @@ class WorldServer:
 
     def _pass(self, until_ms: float) -> None:
         for port in self.ports.values():
-            port.receive(self._now_ms)
+            port.receive(until_ms)
         self._now_ms = until_ms
         self.simulation.advance(until_ms)
         for robot_id, port in self.ports.items():

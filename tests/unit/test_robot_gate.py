@@ -33,6 +33,14 @@ def test_it_brakes_at_the_stated_deceleration_on_the_same_curve() -> None:
     assert gate.braked == 1
 
 
+def test_a_step_does_not_know_what_is_said_after_it_began() -> None:
+    gate = rover_gate()
+    gate.heard((0.1, 0.0), 0.0)
+    gate.heard((0.2, 0.0), 25.0)
+    assert gate.passes(20.0) == (0.1, 0.0)
+    assert gate.passes(30.0) == (0.2, 0.0)
+
+
 def test_it_lets_go_when_it_hears_again() -> None:
     gate = rover_gate()
     gate.heard((1.0, 0.0), 0.0)
