@@ -65,8 +65,9 @@ class LinkProcess:
             self._down()
         finally:
             self._gone.set()
-            for thread in threads[1:]:
+            for thread in threads:
                 thread.join(DRAIN_S + 1)
+            self._end.close()
 
     def _thread(self, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:

@@ -173,6 +173,7 @@ class UpLink:
         """Let the link deliver what it has, so long at most; answers what feedback it had not."""
         if self._living is not None:
             self._drain(self._living, patience_s)
+            self._living = None
         return len(self._window)
 
     def _drain(self, living: _Living, patience_s: float) -> None:
