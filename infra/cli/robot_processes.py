@@ -233,6 +233,7 @@ def _releases(
 
     assert robot.controller.policy is not None, "asked for only where a policy is followed"
     point = crash_points(os.environ.get("RALO_CRASH_AT"))
+    store = executor.submit(connect_store, config)
     return Releases(
         robot.robot_id,
         robot.controller.policy,
@@ -241,7 +242,7 @@ def _releases(
         robot.controller.observation,
         tracker_ref(robot.controller),
         PolicyFolder(robot_folder(config, robot.robot_id) / "policies", point),
-        patient_fetch(connect_store(config), sleep=stop.wait),
+        patient_fetch(store.result, sleep=stop.wait),
         executor,
         lambda: time.time() * 1000,
         point,

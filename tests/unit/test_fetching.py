@@ -18,7 +18,7 @@ def test_an_object_that_comes_late_is_waited_for_so_long() -> None:
         if len(waited) == 2:
             store.put("k", b"policy")
 
-    assert patient_fetch(store, 5, sleep)(ref) == b"policy"
+    assert patient_fetch(lambda: store, 5, sleep)(ref) == b"policy"
     assert waited == [EVERY_S, EVERY_S]
 
 
@@ -28,7 +28,7 @@ def test_what_never_comes_is_given_up() -> None:
     ref = store.put("k", b"policy")
     store.objects.clear()
     with pytest.raises(MissingObject):
-        patient_fetch(store, 4, waited.append)(ref)
+        patient_fetch(lambda: store, 4, waited.append)(ref)
     assert len(waited) == 3
 
 
@@ -38,5 +38,5 @@ def test_what_hashes_wrong_is_not_tried_again() -> None:
     ref = store.put("k", b"policy")
     store.objects["k"] = b"p0licy"
     with pytest.raises(BadObject):
-        patient_fetch(store, 4, waited.append)(ref)
+        patient_fetch(lambda: store, 4, waited.append)(ref)
     assert not waited
