@@ -19,6 +19,7 @@ from release_world import (
     robot_file,
     state,
 )
+from test_imports import imported
 
 from infra.memory.store import MemoryStore
 from schemas.acting import (
@@ -405,3 +406,15 @@ def test_the_trackers_hash_is_that_of_its_settings() -> None:
     assert len(refs) == 2
     assert all(isinstance(ref, PolicyRef) and ref.policy == "tracker" for ref in refs)
     assert json.loads(refs.pop().model_dump_json())["version"] == 0
+
+
+@pytest.mark.slow
+def test_a_controllers_process_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    modules = (
+        "infra.cli.robot_processes, infra.connect, infra.live_loop, infra.robot.fetching, "
+        "streams.acting.control.controller, streams.acting.release.machine, "
+        "producers.robots.registry, producers.robots.drivers"
+    )
+    found = imported(tmp_path, "-c", f"import {modules}")
+    assert {"numpy", "streams"} <= found
+    assert not found & {"torch", "transformers", "faust", "mujoco", "gymnasium", "datasets"}
