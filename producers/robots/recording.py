@@ -45,6 +45,11 @@ class Recorder:
         packed = (packer.frame(now_ms, wall_ms) for packer in self._packers.values())
         return [frame for frame in packed if frame is not None]
 
+    def rest(self, now_ms: float, wall_ms: float) -> list[SensorFrame]:
+        """What has not been in a frame yet, when nothing more is to come."""
+        packed = (packer.close(now_ms, wall_ms) for packer in self._packers.values())
+        return [frame for frame in packed if frame.readings]
+
     def truth(self) -> list[Truth]:
         """The truth since the last call: robot_id, stamp_ms, and the fields of the channel."""
         found, self._truth = self._truth, []
@@ -104,9 +109,6 @@ class Recording:
             self.simulation.advance(self.now_ms)
             for name, robot in self.simulation.robots.items():
                 self._recorder.take(name, robot.arrived(self.now_ms))
-            yield self.taken()
-
-    def taken(self) -> tuple[list[SensorFrame], list[Truth]]:
-        """The frames that are due, and the truth so far."""
-        frames = self._recorder.frames(self.now_ms, WALL_START_MS + self.now_ms)
-        return frames, self._recorder.truth()
+            wall_ms = WALL_START_MS + self.now_ms
+            yield self._recorder.frames(self.now_ms, wall_ms), self._recorder.truth()
+        yield self._recorder.rest(self.now_ms, WALL_START_MS + self.now_ms), []

@@ -15,7 +15,6 @@ from producers.robots.specs import scan_fields
 from schemas.worlds import Cylinder, Point, Rover, RoverPlacement, World
 
 SIZE_M = 8.0
-OBSTACLES = 6
 SEEN = ("goal_forward_m", "goal_left_m", "v_mps", "yaw_rate_radps")
 """What it observes before the scan, by the names that a robot's file has for it."""
 
@@ -51,10 +50,11 @@ class RoverWaypoints(gymnasium.Env):  # type: ignore[misc]
         reached: float = 1.0,
         collision: float = -5.0,
         tolerance_m: float = 0.3,
+        obstacles: int = 6,
     ) -> None:
         mass = Rover().mass_kg * mass_scale
         body = Rover(mass_kg=mass, slip=wheel_slip, wheel_error=wheel_error)
-        self._arena = Arena(_world(body), step_ms, movable=True)
+        self._arena = Arena(_world(body, obstacles), step_ms, movable=True)
         self._rover = self._arena.rovers["rover"]
         self._steps = max(1, round(1000 / rate_hz / step_ms))
         self._reached, self._collision, self._tolerance = reached, collision, tolerance_m
@@ -74,8 +74,9 @@ class RoverWaypoints(gymnasium.Env):  # type: ignore[misc]
         super().reset(seed=seed)
         self._arena.reset()
         self._delay.reset()
-        at = np.array([self._free([]) for _ in range(OBSTACLES)])
-        self._arena.data.mocap_pos[:, :2] = at
+        at = self._arena.data.mocap_pos
+        for i in range(len(at)):
+            at[i, :2] = self._free([])
         self._rover.place(*self._free(at), self.np_random.uniform(-math.pi, math.pi))
         mujoco.mj_forward(self._arena.model, self._arena.data)
         self.goal = self._free(at)
@@ -92,7 +93,7 @@ class RoverWaypoints(gymnasium.Env):  # type: ignore[misc]
         distance = math.dist(self._rover.pose()[:2], self.goal)
         reward, hit, there = before - distance, self._rover.contacts > 0, distance < self._tolerance
         if there:
-            self.goal = self._free(self._arena.data.mocap_pos[:, :2])
+            self.goal = self._free(self._arena.data.mocap_pos)
         reward += self._reached * there + self._collision * hit
         return self._observe(), float(reward), hit, False, {"reached": there, "collision": hit}
 
@@ -100,7 +101,7 @@ class RoverWaypoints(gymnasium.Env):  # type: ignore[misc]
         """A point that is clear of the walls and of the obstacles."""
         while True:
             x, y = self.np_random.uniform(0.8, SIZE_M - 0.8, size=2)
-            if all(math.hypot(x - ox, y - oy) > 1.0 for ox, oy in obstacles):
+            if all(math.hypot(x - ox, y - oy) > 1.0 for ox, oy, _ in obstacles):
                 return float(x), float(y)
 
     def _observe(self) -> Floats:
@@ -109,12 +110,12 @@ class RoverWaypoints(gymnasium.Env):  # type: ignore[misc]
         return np.array([*goal, *rover.twist(), *rover.scan()], np.float32)
 
 
-def _world(body: Rover) -> World:
+def _world(body: Rover, obstacles: int) -> World:
     middle = SIZE_M / 2
     return World(
         name="waypoints",
         high=(SIZE_M, SIZE_M),
         rover=body,
         rovers={"rover": RoverPlacement(start=(middle, middle, 0.0))},
-        obstacles=[Cylinder(at=(middle, middle), radius_m=0.35) for _ in range(OBSTACLES)],
+        obstacles=[Cylinder(at=(middle, middle), radius_m=0.35) for _ in range(obstacles)],
     )
