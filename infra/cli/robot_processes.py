@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from infra.log import Log
     from infra.robot.spool import Spool
     from infra.robot.uplink import UpLink
+    from streams.acting.fusion import SensorFusion
     from streams.acting.loop import ControlLoop
     from streams.acting.pacing import Pacer
     from streams.acting.release.machine import Releases
@@ -175,14 +176,19 @@ def run_fusion(robot: RobotFile, config: Settings, stop: Stop, patience_s: float
     """Run a robot's sensor fusion until told to stop; its exit status."""
     from infra.connect import connect_log
     from infra.live_loop import run_live
+
+    run_live(check_fusion(robot), connect_log(config), stop, patience_s)
+    return 0
+
+
+def check_fusion(robot: RobotFile) -> SensorFusion:
+    """The fusion of this robot; raises `SettingsError` where it cannot work."""
     from streams.acting.fusion import FusionError, SensorFusion
 
     try:
-        fusion = SensorFusion({robot.robot_id: robot.fusion})
+        return SensorFusion({robot.robot_id: robot.fusion})
     except FusionError as error:
         raise SettingsError(f"robot {robot.robot_id}: {error}") from error
-    run_live(fusion, connect_log(config), stop, patience_s)
-    return 0
 
 
 def run_controller(robot: RobotFile, config: Settings, stop: Stop, patience_s: float) -> int:

@@ -40,18 +40,25 @@ def records_between(log: Log, partition: Partition, first: int) -> list[Record]:
     return found
 
 
-def last_feedback(log: Log, robot_id: str) -> Feedback | None:
-    """The newest feedback of a robot, looked for from the end of the log backwards."""
-    partition = partition_of(FEEDBACK, robot_id)
-    first, end = log.ends(FEEDBACK.name)[partition]
+def newest_records(log: Log, topic: Topic, robot_id: str, count: int = 1) -> list[Record]:
+    """The newest records of a robot, so many at most, looked for from the end backwards."""
+    partition = partition_of(topic, robot_id)
+    first, end = log.ends(topic.name)[partition]
+    mine: list[Record] = []
     for back in (*_LOOK_BACK, end - first):
         start = max(first, end - back)
-        mine = [r for r in records_between(log, partition, start) if r.key == robot_id.encode()]
-        if mine:
-            event = decode(FEEDBACK.name, mine[-1].value)
-            return event if isinstance(event, Feedback) else None
-        if start == first:
+        key = robot_id.encode()
+        mine = [r for r in records_between(log, partition, start) if r.key == key][-count:]
+        if len(mine) == count or start == first:
             break
+    return mine
+
+
+def last_feedback(log: Log, robot_id: str) -> Feedback | None:
+    """The newest feedback of a robot; None where it never gave any."""
+    for record in newest_records(log, FEEDBACK, robot_id):
+        event = decode(FEEDBACK.name, record.value)
+        return event if isinstance(event, Feedback) else None
     return None
 
 

@@ -30,6 +30,15 @@ def give(folder: Path, order: OperatorOrder) -> None:
     write_whole(orders / f"{order.order_id}.json", order.to_bytes())
 
 
+def take_back(folder: Path, order: OperatorOrder) -> bool:
+    """Take an order away again; False where the actuator has it already."""
+    try:
+        (folder / _ORDERS / f"{order.order_id}.json").unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 class LocalOrders:
     """The actuator's side: what was there before it started is of the past."""
 

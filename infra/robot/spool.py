@@ -100,6 +100,16 @@ def _event(line: bytes) -> SafetyEvent | None:
     return event if isinstance(event, SafetyEvent) else None
 
 
+def newest_event(folder: Path, said: str) -> SafetyEvent | None:
+    """The newest event whose detail says this, delivered or not."""
+    path = folder / _EVENTS
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for line in reversed(lines):
+        if said.encode() in line and (event := _event(line)) and said in event.detail:
+            return event
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """How many bytes of the spool the log has, and the offset of the last of them there."""

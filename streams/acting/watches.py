@@ -15,6 +15,8 @@ from streams.acting.safety import Alarm
 
 _GRAVITY_TAU_MS = 200.0
 """Time constant over which specific force is taken for the direction of gravity."""
+PERIODS_MIN = 6
+"""A slow channel may be silent so many of its periods: losing a few readings is no failure."""
 
 
 class WatchError(ValueError):
@@ -199,25 +201,34 @@ class Tilt:
             yield Alarm("SAFE_STOP", "tilt", detail)
 
 
+Wanted = tuple[str, Watch, tuple[ChannelKind, ...]]
+
+
 def watches(spec: SafetySpec, driver: DriverSpec) -> list[Watch]:
     """The watches that a robot's file asks for; raises `WatchError` where a channel is missing."""
-    found: list[Watch] = []
-    limits_s = dict(spec.stale_hold_s)
-    for named in limits_s:
+    limits_s = stale_limits_s(spec, driver)
+    staleness = Staleness({name: spec.scaled_ms(s) for name, s in limits_s.items()})
+    return [staleness, *(watch for _, watch, _ in _wanted(spec))]
+
+
+def stale_limits_s(spec: SafetySpec, driver: DriverSpec) -> dict[str, float]:
+    """How long each watched channel may be silent, before `load`; raises `WatchError`."""
+    for named in spec.stale_hold_s:
         _known(driver, named)
-    wanted: list[tuple[str, Watch, tuple[ChannelKind, ...]]] = []
-    if spec.obstacle_slow_m is not None or spec.obstacle_stop_m is not None:
-        wanted.append(("obstacle", Obstacles(spec), ("scan",)))
+    needed = [c for name, _, kinds in _wanted(spec) for c in _sources(driver, name, kinds)]
     if spec.geofence is not None:
-        fence = Fence(spec.geofence, spec.readings_min)
-        wanted.append(("geofence", fence, ("position", "pose")))
+        needed += [channel for channel in driver.channels if channel.kind == "odometry"]
+    limits_s = {c.name: max(spec.stale_default_s, PERIODS_MIN / c.rate_hz) for c in needed}
+    return limits_s | spec.stale_hold_s
+
+
+def _wanted(spec: SafetySpec) -> Iterator[Wanted]:
+    if spec.obstacle_slow_m is not None or spec.obstacle_stop_m is not None:
+        yield "obstacle", Obstacles(spec), ("scan",)
+    if spec.geofence is not None:
+        yield "geofence", Fence(spec.geofence, spec.readings_min), ("position", "pose")
     if spec.tilt_stop_rad is not None:
-        wanted.append(("tilt", Tilt(spec.tilt_stop_rad, spec.readings_min), ("imu",)))
-    for name, watch, kinds in wanted:
-        found.append(watch)
-        for channel in _sources(driver, name, kinds):
-            limits_s.setdefault(channel.name, spec.stale_default_s)
-    return [Staleness({name: spec.scaled_ms(s) for name, s in limits_s.items()}), *found]
+        yield "tilt", Tilt(spec.tilt_stop_rad, spec.readings_min), ("imu",)
 
 
 def _known(driver: DriverSpec, name: str) -> None:
