@@ -44,6 +44,12 @@ class Arena:
                 for rover in self.rovers.values():
                     rover.touch(pair, self.data.time)
 
+    def settle(self, seconds: float = 0.25) -> None:
+        """Let everything come to rest on the floor, as if nothing had happened yet."""
+        self.step(round(seconds * 1000 / self.step_ms))
+        for rover in self.rovers.values():
+            rover.forget()
+
     def reset(self) -> None:
         """Everything as at the start."""
         mujoco.mj_resetData(self.model, self.data)

@@ -139,6 +139,7 @@ class Simulation:
         seed, plants = world.seed if seed is None else seed, list[_Plant]()
         if world.rovers:
             self.arena = Arena(world)
+            self.arena.settle()
             rovers = [
                 SimulatedRover(name, self.arena, body, seed)
                 for name, body in self.arena.rovers.items()
