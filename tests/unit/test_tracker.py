@@ -9,6 +9,7 @@ from release_world import state
 
 from producers.robots.simulation import SimulatedRover, Simulation
 from producers.robots.specs import rover_spec
+from schemas.acting import ChannelHealth
 from schemas.control import Steering
 from schemas.worlds import Box, Cylinder, Rover, RoverPlacement, World
 from streams.acting.control.avoidance import choose_way, free_distance
@@ -71,6 +72,16 @@ def test_it_slows_so_as_to_stop_before_what_is_ahead() -> None:
     scan = [min(8.0, wall_m / cos(a)) if abs(a) < 0.6 else 8.0 for a in body.scan_rad]
     v, _ = tracker().set_point(at(0, 0, 0, scan, 0), (0.15, 0.0), 1.0)
     assert 0 < v <= (2 * 0.5 * 0.2) ** 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(
+    "without", [{"held": {}}, {"channels": {"scan": ChannelHealth(stale=True)}}]
+)
+def test_a_blind_robot_rests(without: Any) -> None:
+    here = at(0, 0, 0, [8.0] * 36, 0)
+    assert tracker().set_point(here, (3.0, 0.0), 0.5)[0] == 0.5
+    blind = Situation.of(here.state.model_copy(update=without))
+    assert tracker().set_point(blind, (3.0, 0.0), 0.5) == [0.0, 0.0]
 
 
 def test_what_is_out_of_sight_is_remembered_for_a_while() -> None:

@@ -184,7 +184,8 @@ class Controller:
                 self._observers[key] = Observer(key, self._driver)
             return self._observers[key](situation, goal)
 
-        reward, episode = (*situation.state.held.get(self._spec.reward_channel, ()), None, None)[:2]
+        told = situation.held(self._spec.reward_channel) or ()
+        reward, episode = (*told, None, None)[:2]
         begins = episode is not None and episode != self._episode
         self._episode = episode
         slow = situation.is_slow(self._spec.release.slow_speed_max)

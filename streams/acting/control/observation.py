@@ -45,7 +45,7 @@ class Observer:
     def _ranges(self, situation: Situation) -> Mapping[str, float]:
         if self._scanner is None:
             return {}
-        held = situation.state.held.get(self._scanner.channel, ())
+        held = situation.held(self._scanner.channel) or ()
         return dict(zip(self._rays, (min(r, NO_ECHO_M) for r in held), strict=False))
 
 
@@ -65,7 +65,7 @@ GOAL_NAMES = ("goal_forward_m", "goal_left_m")
 
 
 def _arm(situation: Situation, target: str) -> Mapping[str, float]:
-    held, joints = situation.state.held.get(target), situation.state.mean
+    held, joints = situation.held(target), situation.state.mean
     if situation.state.filter != "joints" or held is None or len(held) != 2 or len(joints) != 4:
         return {}
     q1, q2, dq1, dq2 = joints

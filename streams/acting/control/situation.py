@@ -46,6 +46,11 @@ class Situation:
         dx, dy = point[0] - x, point[1] - y
         return cos(heading) * dx + sin(heading) * dy, cos(heading) * dy - sin(heading) * dx
 
+    def held(self, channel: str) -> Sequence[float] | None:
+        """The newest values of a channel that is passed on; None where there are none, or old."""
+        health = self.state.channels.get(channel)
+        return None if health is not None and health.stale else self.state.held.get(channel)
+
     def is_slow(self, speed_max: float) -> bool:
         """Whether every speed that was fused, in m/s or rad/s, is at most this."""
         return all(
@@ -70,11 +75,11 @@ class Scanner:
                 return cls(channel.name, ray_angles(channel.fields))
         return None
 
-    def points(self, situation: Situation, range_max_m: float) -> Points:
-        """What is nearer than the range, in the body frame; a ray that hit nothing gives none."""
-        ranges = np.asarray(situation.state.held.get(self.channel, ()), float)
+    def points(self, situation: Situation, range_max_m: float) -> Points | None:
+        """What is nearer than the range, in the body frame; None where the robot is blind."""
+        ranges = np.asarray(situation.held(self.channel) or (), float)
         if ranges.size != self.angles_rad.size:
-            return np.empty((0, 2))
+            return None
         hit = (ranges > 0) & (ranges < range_max_m)
         angles = self.angles_rad[hit]
         points: Points = np.column_stack([np.cos(angles), np.sin(angles)]) * ranges[hit, None]

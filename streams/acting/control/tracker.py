@@ -32,13 +32,18 @@ class Obstacles:
         size = 1 + int(memory_s * 1000 / _SCAN_EVERY_MS)
         self._seen: deque[tuple[float, Points]] = deque(maxlen=size)
 
-    def look(self, situation: Situation) -> Points:
-        """Take the scan in; all that is near in the body frame, what is out of sight included."""
+    def look(self, situation: Situation) -> Points | None:
+        """Take the scan in; all that is near in the body frame, what is out of sight included.
+
+        None where the robot is blind: its scan does not come, or not any more.
+        """
         if self._scanner is None or situation.pose is None:
             return np.empty((0, 2))
+        here = self._scanner.points(situation, self._range_m)
+        if here is None:
+            return None
         x, y, heading = situation.pose
         turn = np.array([[cos(heading), sin(heading)], [-sin(heading), cos(heading)]])
-        here = self._scanner.points(situation, self._range_m)
         stamp_ms = situation.state.stamp_ms
         remembered = [(points - (x, y)) @ turn.T for _, points in self._seen]
         if not self._seen or abs(stamp_ms - self._seen[-1][0]) >= _SCAN_EVERY_MS:
@@ -67,10 +72,10 @@ class WaypointTracker:
     def set_point(
         self, situation: Situation, goal: tuple[float, float], speed_max_mps: float
     ) -> list[float]:
-        """The set-point that leads from here to a goal in the world."""
+        """The set-point that leads from here to a goal in the world; rest for a blind robot."""
         seen = situation.in_body(goal)
         points = self._obstacles.look(situation)
-        if seen is None:
+        if seen is None or points is None:
             return list(self._driver.rest)
         radius_m = self._radius_m(points)
         way = choose_way(points, seen, self._last_rad, radius_m, self._spec.look_ahead_m)
