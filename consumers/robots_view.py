@@ -59,7 +59,7 @@ class RobotView:
     rollbacks: int = 0
     release: str = ""
     contacts: int = 0
-    rewards: dict[str, list[float]] = field(default_factory=dict)
+    returns: dict[str, list[float]] = field(default_factory=dict)
     """Return of each whole episode, by the version that acted at its end."""
     result: RobotMissionResult | None = None
     seen_ms: float = 0.0
@@ -107,7 +107,7 @@ class RobotView:
             self._episode = (current, total + reward, wholes)
             return
         if wholes > 0:
-            self.rewards.setdefault(self.acting, []).append(total)
+            self.returns.setdefault(self.acting, []).append(total)
         self._episode = (episode, reward, wholes + (current >= 0))
 
     def released(self, event: Release) -> None:

@@ -27,8 +27,8 @@ VERBS: Mapping[str, tuple[str, str, str]] = {
     "config": ("infra.cli.config", "app", "Show every setting and where it comes from."),
     "demo": (
         "infra.cli.demo",
-        "demo",
-        "Watch a language model learn, on this machine, in minutes.",
+        "app",
+        "Watch a language model learn, an arm learn, or rovers drive, in minutes.",
     ),
     "robot": ("infra.cli.robot", "app", "Start, show, stop and reset robots on this machine."),
     "simulate": ("infra.cli.simulate", "simulate", "Run simulated robots, or a load of frames."),

@@ -1,13 +1,14 @@
-"""`ralo demo`: a language model gets better on problems nobody here wrote, in minutes."""
+"""`ralo demo`: a language model gets better on problems nobody here wrote, in minutes.
+
+`ralo demo arm` and `ralo demo rovers` are demos of their own, beside this one.
+"""
 
 import contextlib
 import json
 import os
 import platform
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra import supervision
-from infra.cli import live, on
+from infra.cli import PLAIN, live, on
+from infra.cli.demo_arm import arm
+from infra.cli.demo_rovers import rovers
+from infra.cli.demo_stack import bring_up, undisturbed
 from infra.cli.stack import say
 from infra.connect import connect_log, connect_store
-from infra.embedded.stack import Stack
 from infra.log import LogError
 from infra.settings import Settings, settings
 from producers.missions import publish
@@ -40,10 +42,16 @@ class Algorithm(StrEnum):
     treepo = "treepo"
 
 
+app = typer.Typer(**PLAIN)
+app.command()(arm)
+app.command()(rovers)
+
 FILES = {Algorithm.grpo: "spell.yaml", Algorithm.treepo: "spell-treepo.yaml"}
 
 
+@app.callback(invoke_without_command=True)
 def demo(
+    context: typer.Context,
     report: Annotated[
         Path | None, typer.Option(help="Write the figures to this JSON file.")
     ] = None,
@@ -63,12 +71,14 @@ def demo(
     What runs already is used. Ctrl-C pauses the mission and stops what was started for it; `ralo
     up` and `ralo mission resume` go on from the last version.
     """
+    if context.invoked_subcommand is not None:
+        return
     began = time.monotonic()
     config = settings()
     mission = _mission(algorithm, versions, config.policy if on.is_elsewhere() else None)
     undo = contextlib.ExitStack()
     try:
-        _bring_up(config, {"sampler": samplers, "trainer": trainers}, undo)
+        bring_up(config, {"sampler": samplers, "trainer": trainers}, undo)
         log = connect_log(config)
         start = live.ends(log)
         undo.callback(_pause, log, mission)
@@ -77,7 +87,7 @@ def demo(
         setup_s = time.monotonic() - began
         progress = live.watch(log, mission.mission_id, start)
     except KeyboardInterrupt:
-        with _undisturbed():
+        with undisturbed():
             say("\ninterrupted")
             undo.close()
         raise typer.Exit(130) from None
@@ -88,23 +98,6 @@ def demo(
     _tell(figures, mission, books, report)
     if not books.ok or progress.stage not in ("target", "budget"):
         raise typer.Exit(1)
-
-
-def _bring_up(config: Settings, scale: dict[str, int | None], undo: contextlib.ExitStack) -> None:
-    """Start what does not run, and have `undo` stop just that."""
-    stack = Stack(config)
-    if on.is_elsewhere():
-        if any(scale.values()):
-            raise on.NotHere("scale the services: docker compose up -d --scale sampler=2")
-        stack.up(say)
-        return
-    if not all(server.state in ("running", "external") for server in stack.status()):
-        undo.callback(stack.down, say)
-    stack.up(say)
-    supervision.write_scale(config, {kind: n for kind, n in scale.items() if n is not None})
-    if supervision.running(config) is None:
-        undo.callback(supervision.stop, config, say)
-    supervision.start(config, say)
 
 
 def _mission(algorithm: Algorithm, versions: int | None, policy: str | None) -> Mission:
@@ -125,17 +118,6 @@ def _pause(log: "Log", mission: Mission) -> None:
         publish(log, control)
     except LogError as error:
         say(f"it is not paused, `ralo up` alone will go on: {error}")
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Answer a further Ctrl-C with words: what is half stopped would be left running."""
-    signal.signal(signal.SIGINT, lambda *_: say("stopping already, it takes seconds"))
-    try:
-        yield
-    finally:
-        # All is stopped: nothing may change the exit status any more.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _audit(config: Settings, log: "Log", mission: Mission) -> "AuditReport":

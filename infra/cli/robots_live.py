@@ -26,11 +26,6 @@ Extra = Callable[[], str]
 """A line of whoever watches, asked for when the view is drawn."""
 
 
-def ends(log: Log) -> dict[Partition, int]:
-    """Where the topics of robots end now."""
-    return {p: end for topic in TOPICS for p, (_, end) in log.ends(topic.name).items()}
-
-
 def watch(
     log: Log,
     view: RobotsView,
@@ -40,7 +35,8 @@ def watch(
     extra: Extra = lambda: "",
 ) -> RobotsView:
     """Show robots until the view is as is waited for."""
-    reader = log.state_reader(start)
+    shown = {topic.name for topic in TOPICS}
+    reader = log.state_reader({p: offset for p, offset in start.items() if p.topic in shown})
     with _shown(view, area, extra) as draw:
         try:
             while not until(view):
@@ -91,7 +87,7 @@ COLUMNS = ("robot", "mode", "place", "acting", "commands", "return", "loop", "re
 
 def _cells(robot: RobotView) -> Sequence[str]:
     loop = robot.loop
-    returns = robot.rewards.get(robot.acting, [])[-10:]
+    returns = robot.returns.get(robot.acting, [])[-10:]
     contacts = f" {robot.contacts} contacts" if robot.contacts else ""
     return (
         robot.robot_id,

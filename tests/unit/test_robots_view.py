@@ -85,7 +85,7 @@ def test_only_whole_episodes_have_a_return_and_it_goes_to_the_version_that_acts(
         feedback([], version=7),
         rewards((-5, 5), (-1, 6)),
     )
-    assert view.robots[ARM].rewards == {"arm 7": [-3.0, -5.0]}
+    assert view.robots[ARM].returns == {"arm 7": [-3.0, -5.0]}
 
 
 def test_the_way_of_a_release_is_counted() -> None:

@@ -1,0 +1,179 @@
+"""What the demos of robots share: have them run for a while, and see them through a mission."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from consumers.robots_view import RobotsView
+from infra import robots, supervision
+from infra.cli import robots_live
+from infra.cli.stack import say
+from infra.embedded.process import tail
+from infra.envelope import message
+from infra.log import Log
+from infra.settings import Settings
+from producers.missions import publish
+from schemas.acting import OperatorOrder
+from schemas.missions import Mission, MissionControl, RobotMission
+from schemas.records import Partition, Record
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+READY_S = 30.0
+
+Ends = Mapping[Partition, int]
+
+
+class NotReady(Exception):
+    """A robot does not report; the message has the end of its logs."""
+
+
+def mission_name(kind: str) -> str:
+    """A name for this run's mission and policy."""
+    return f"demo-{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def files_for(
+    config: Settings, template: Path, ids: Sequence[str], policy: str | None = None
+) -> list[Path]:
+    """A file for each of several robots that differ in nothing but their names."""
+    folder = config.state_dir / "robots"
+    folder.mkdir(parents=True, exist_ok=True)
+    document = yaml.safe_load(template.read_text())
+    if policy is not None:
+        document["controller"]["policy"] = policy
+    paths = [folder / f"{id_}.yaml" for id_ in ids]
+    for id_, path in zip(ids, paths, strict=True):
+        path.write_text(yaml.safe_dump({**document, "robot_id": id_}, sort_keys=False))
+    return paths
+
+
+@contextlib.contextmanager
+def running(
+    config: Settings, log: Log, files: Sequence[Path], world: Path
+) -> Iterator[tuple[RobotsView, Ends]]:
+    """Robots that report, in a world, as long as this lasts; and where the log was before them."""
+    start = ends(log)
+    kept = [robot.robot_id for robot in robots.keep(config, files, [world])]
+    try:
+        say(f"starting {', '.join(kept)} in the world {world.stem}")
+        view = RobotsView(tuple(kept))
+        with_limit = Deadline(READY_S)
+        robots_live.watch(log, view, start, lambda v: all_report(v) or with_limit.over())
+        if not all_report(view):
+            raise NotReady(_why(config, view))
+        _reset(log, view)
+        yield RobotsView(tuple(kept)), start
+    finally:
+        robots.release(config, kept)
+
+
+def _reset(log: Log, view: RobotsView) -> None:
+    """Release robots that hold already: one whose first commands came late while all started."""
+    for robot in view.robots.values():
+        if robot.mode in ("HOLD", "SAFE_STOP"):
+            order = OperatorOrder(
+                robot_id=robot.robot_id,
+                order_id=uuid.uuid4().hex[:12],
+                action="reset",
+                reason="the demo begins",
+            )
+            log.append([message(order)])
+            say(f"{robot.robot_id} held ({robot.cause}): reset")
+
+
+def all_report(view: RobotsView) -> bool:
+    """Whether every robot has said its mode and follows commands, or holds."""
+    return all(robot.applied > 0 or robot.mode == "HOLD" for robot in view.robots.values())
+
+
+def all_through(view: RobotsView) -> bool:
+    """Whether every robot's mission has ended."""
+    return all(robot.result is not None for robot in view.robots.values())
+
+
+def _why(config: Settings, view: RobotsView) -> str:
+    silent = [robot.robot_id for robot in view.robots.values() if robot.mode is None]
+    logs = [supervision.log_file(config, f"actuator@{robot}") for robot in silent]
+    words = "\n".join(f"{log}:\n{tail(log)}" for log in logs if log.exists())
+    return f"{', '.join(silent)} did not report within {READY_S:.0f} s\n{words}"
+
+
+@contextlib.contextmanager
+def submitted(log: Log, mission: Mission | RobotMission) -> Iterator[None]:
+    """A mission that is cancelled when this ends before it."""
+    publish(log, mission)
+    say(f"submitted {mission.mission_id}")
+    try:
+        yield
+    finally:
+        control = MissionControl(mission_id=mission.mission_id, action="cancel", reason="the end")
+        publish(log, control)
+
+
+class Deadline:
+    """A moment after which there is no more waiting."""
+
+    def __init__(self, seconds: float) -> None:
+        self._began_s, self._seconds = time.monotonic(), seconds
+
+    def elapsed_s(self) -> float:
+        """How long it has been."""
+        return time.monotonic() - self._began_s
+
+    def over(self) -> bool:
+        """Whether it has passed."""
+        return self.elapsed_s() > self._seconds
+
+
+def figures(log: Log, mission_id: str, start: Ends, ids: Sequence[str]) -> dict[str, Any]:
+    """What the log says of these robots since `start`, and of filterpy on the same frames."""
+    from consumers.acting_report import ActingReport
+
+    report = ActingReport(ids, mission_id)
+    for record in since(log, start):
+        report.observe(record)
+    rows = {name: robot.model_dump() for name, robot in report.robots().items()}
+    return {
+        "mission": mission_id,
+        "robots": rows,
+        "machine": {"cpus": os.cpu_count(), "platform": platform.platform()},
+    }
+
+
+def ends(log: Log) -> Ends:
+    """Where all topics of a report end now."""
+    from consumers.acting_report import TOPICS
+
+    return {p: end for topic in TOPICS for p, (_, end) in log.ends(topic.name).items()}
+
+
+def since(log: Log, start: Ends) -> Iterator[Record]:
+    """The decoded records from `start` on, as far as the log goes now."""
+    from consumers.read import decoded
+
+    reader = log.state_reader(start)
+    try:
+        topics = sorted({p.topic for p in start})
+        reader.snapshot(topics)
+        while reader.behind(topics):
+            yield from map(decoded, reader.poll(5000, 0.2))
+    finally:
+        reader.close()
+
+
+def write(figures: Mapping[str, Any], report: Path | None) -> None:
+    """Write the figures where they are wanted."""
+    if report is not None:
+        report.write_text(json.dumps(figures, indent=2) + "\n")
+        say(f"figures: {report}")

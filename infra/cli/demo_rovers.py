@@ -1,0 +1,87 @@
+"""`ralo demo rovers`: three rovers drive a patrol among obstacles, every step on the log."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infra.cli.stack import say
+from infra.settings import settings
+
+ROBOTS = ("rover-1", "rover-2", "rover-3")
+
+
+def rovers(
+    report: Annotated[
+        Path | None, typer.Option(help="Write the figures to this JSON file.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Give up after so long.")] = 300.0,
+) -> None:
+    """Start three simulated rovers, have them drive a patrol, and report from the log alone.
+
+    What runs already is used. Ctrl-C stops the rovers and what was started for them.
+    """
+    from infra.cli.demo_stack import bring_up, undisturbed
+    from infra.connect import connect_log
+
+    config = settings()
+    undo = contextlib.ExitStack()
+    try:
+        bring_up(config, {}, undo)
+        figures = _patrol(config, connect_log(config), seconds)
+    except KeyboardInterrupt:
+        with undisturbed():
+            say("\ninterrupted")
+            undo.close()
+        raise typer.Exit(130) from None
+    _tell(figures, report)
+
+
+def _patrol(config: Any, log: Any, seconds: float) -> dict[str, Any]:
+    """The figures of a patrol, once all rovers are through or the time is over."""
+    from infra.cli import demo_robots, robots_live
+    from infra.cli.mission_file import load_mission
+
+    examples = demo_robots.EXAMPLES
+    files = demo_robots.files_for(config, examples / "robots" / "rover.yaml", ROBOTS)
+    world = examples / "worlds" / "patrol.yaml"
+    name = demo_robots.mission_name("patrol")
+    mission = load_mission(examples / "missions" / "patrol.yaml", mission_id=name)
+    with demo_robots.running(config, log, files, world) as (view, start):
+        limit = demo_robots.Deadline(seconds)
+        with demo_robots.submitted(log, mission):
+            robots_live.watch(
+                log,
+                view,
+                start,
+                lambda v: demo_robots.all_through(v) or limit.over(),
+                area=_area(world),
+            )
+    say("reading the log")
+    return demo_robots.figures(log, name, start, ROBOTS)
+
+
+def _area(world: Path) -> tuple[float, float, float, float]:
+    """What the map shows: the arena of the world's file."""
+    from producers.robots.worlds import read_world
+
+    found = read_world(world)
+    return (*found.low, *found.high)
+
+
+def _tell(figures: dict[str, Any], report: Path | None) -> None:
+    from infra.cli import demo_robots
+
+    demo_robots.write(figures, report)
+    for robot, row in figures["robots"].items():
+        print(
+            f"{robot}: {row['outcome'] or 'not done'}, {row['distance_m']:.1f} m in "
+            f"{row['seconds']:.0f} s, {row['contacts']} contacts; position error "
+            f"{row['rmse_fused_m']:.3f} m fused, {row['rmse_odometry_m']:.3f} m by odometry alone, "
+            f"{row['rmse_filterpy_m']:.3f} m by filterpy"
+        )
+    if not figures["ok"]:
+        raise typer.Exit(1)
