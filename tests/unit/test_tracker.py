@@ -13,7 +13,7 @@ from schemas.acting import ChannelHealth
 from schemas.control import Steering
 from schemas.worlds import Box, Cylinder, Rover, RoverPlacement, World
 from streams.acting.control.avoidance import choose_way, free_distance
-from streams.acting.control.situation import Situation
+from streams.acting.control.situation import Hearing, Situation
 from streams.acting.control.tracker import WaypointTracker
 
 NOTHING = np.empty((0, 2))
@@ -74,14 +74,26 @@ def test_it_slows_so_as_to_stop_before_what_is_ahead() -> None:
     assert 0 < v <= (2 * 0.5 * 0.2) ** 0.5 + 1e-6
 
 
-@pytest.mark.parametrize(
-    "without", [{"held": {}}, {"channels": {"scan": ChannelHealth(stale=True)}}]
-)
-def test_a_blind_robot_rests(without: Any) -> None:
+def test_a_blind_robot_rests() -> None:
     here = at(0, 0, 0, [8.0] * 36, 0)
     assert tracker().set_point(here, (3.0, 0.0), 0.5)[0] == 0.5
-    blind = Situation.of(here.state.model_copy(update=without))
-    assert tracker().set_point(blind, (3.0, 0.0), 0.5) == [0.0, 0.0]
+    unscanned = Situation.of(here.state.model_copy(update={"held": {}}))
+    for blind in (unscanned, Situation.of(here.state, {"scan"})):
+        assert tracker().set_point(blind, (3.0, 0.0), 0.5) == [0.0, 0.0]
+
+
+def test_a_scan_of_which_nothing_new_comes_is_silent_after_three_of_its_periods() -> None:
+    def told(seq: int, count: int, boot: str = "b") -> Any:
+        channels = {"scan": ChannelHealth(applied=count), "truth": ChannelHealth()}
+        return state(seq, stamp_ms=50.0 * seq, channels=channels, boot_id=boot)
+
+    hearing = Hearing(rover_spec(Rover()))
+    for seq in range(20):
+        assert "scan" not in hearing.silent(told(seq, seq // 2))
+    silent = ["scan" in hearing.silent(told(seq, 9)) for seq in range(20, 28)]
+    assert silent == [False] * 5 + [True] * 3
+    assert "scan" not in hearing.silent(told(28, 10))
+    assert "scan" not in hearing.silent(told(0, 9, "another"))
 
 
 def test_what_is_out_of_sight_is_remembered_for_a_while() -> None:

@@ -34,7 +34,7 @@ from schemas.topics import (
 )
 from streams.acting.control.courses import Course, Courses
 from streams.acting.control.observation import Observer
-from streams.acting.control.situation import Situation
+from streams.acting.control.situation import Hearing, Situation
 from streams.acting.control.tracker import WaypointTracker, tracker_ref
 from streams.acting.release.machine import Moment, Releases
 from streams.learning.control.mlp import Floats
@@ -65,6 +65,7 @@ class Controller:
         if robot.controller.tracker == "waypoints":
             self._waypoints = WaypointTracker(robot.controller.steering, driver)
         self._courses = Courses(robot.robot_id)
+        self._hearing = Hearing(driver)
         self._observers: dict[tuple[str, ...], Observer] = {}
         self._latest: Situation | None = None
         self._fresh = False
@@ -113,7 +114,7 @@ class Controller:
         place = str(record.partition)
         first, _ = self._source.get(place, (record.offset, 0))
         self._source[place] = (first, record.offset + 1)
-        self._latest, self._fresh = Situation.of(state), True
+        self._latest, self._fresh = Situation.of(state, self._hearing.silent(state)), True
         return True
 
     def _heed(self, feedback: Feedback) -> None:

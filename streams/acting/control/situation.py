@@ -1,6 +1,6 @@
 """What a controller makes of a fused state: where the robot is, how fast, what it holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import cos, sin
 
@@ -15,6 +15,9 @@ Points = NDArray[np.float64]
 
 _AT = "@"
 SPEED_UNITS = ("_mps", "_radps")
+SILENT_MS = 300.0
+SILENT_PERIODS = 3
+"""A channel is silent after so many of its periods, and after so many milliseconds at least."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,13 @@ class Situation:
 
     state: FusedState
     values: Mapping[str, float]
+    silent: Set[str] = frozenset()
+    """Channels of which nothing new has come for too long."""
 
     @classmethod
-    def of(cls, state: FusedState) -> "Situation":
+    def of(cls, state: FusedState, silent: Set[str] = frozenset()) -> "Situation":
         """The situation that a fused state describes."""
-        return cls(state, dict(zip(state.names, state.mean, strict=True)))
+        return cls(state, dict(zip(state.names, state.mean, strict=True)), silent)
 
     @property
     def pose(self) -> tuple[float, float, float] | None:
@@ -48,8 +53,7 @@ class Situation:
 
     def held(self, channel: str) -> Sequence[float] | None:
         """The newest values of a channel that is passed on; None where there are none, or old."""
-        health = self.state.channels.get(channel)
-        return None if health is not None and health.stale else self.state.held.get(channel)
+        return None if channel in self.silent else self.state.held.get(channel)
 
     def is_slow(self, speed_max: float) -> bool:
         """Whether every speed that was fused, in m/s or rad/s, is at most this."""
@@ -58,6 +62,32 @@ class Situation:
             for name, value in self.values.items()
             if name.endswith(SPEED_UNITS)
         )
+
+
+class Hearing:
+    """Which channels have gone silent, judged by the readings that fusion counts."""
+
+    def __init__(self, driver: DriverSpec) -> None:
+        self._patience_ms = {
+            channel.name: max(SILENT_MS, SILENT_PERIODS * 1000 / channel.rate_hz)
+            for channel in driver.channels
+        }
+        self._boot_id = ""
+        self._heard: dict[str, tuple[int, float]] = {}
+
+    def silent(self, state: FusedState) -> Set[str]:
+        """Note a new state; the channels that say nothing new any more."""
+        if state.boot_id != self._boot_id:
+            self._boot_id, self._heard = state.boot_id, {}
+        for name, health in state.channels.items():
+            count, _ = self._heard.get(name, (-1, 0.0))
+            if health.applied != count:
+                self._heard[name] = health.applied, state.stamp_ms
+        return {
+            name
+            for name, (_, heard_ms) in self._heard.items()
+            if state.stamp_ms - heard_ms > self._patience_ms.get(name, SILENT_MS)
+        }
 
 
 @dataclass(frozen=True)
