@@ -158,7 +158,8 @@ class Supervisor:
         for policy in self._missions.policies():
             self._last_wanted[policy] = now
         scale = read_scale(self._config)
-        children = [self._child(kind, 0, None) for kind in ALWAYS]
+        # Robots first: the first fork waits until torch is imported, a robot needs none of it.
+        children = self._robots() + [self._child(kind, 0, None) for kind in ALWAYS]
         for policy, at in self._last_wanted.items():
             if now - at < GRACE_S:
                 for kind in PER_POLICY:
@@ -168,7 +169,6 @@ class Supervisor:
             Child(f"gate-0@{policy}", "gate", {}, ("run", "gate", "--policy", policy))
             for policy in self._missions.piloting()
         ]
-        children += self._robots()
         return {child.name: child for child in children}
 
     def _child(self, kind: str, index: int, policy: str | None) -> Child:
