@@ -39,7 +39,7 @@ ACTING = (
 _OF_ALL = (MISSIONS.name, MISSION_RESULTS.name)
 """Topics that hold the missions of learners too, which are no part of what robots do."""
 
-FLUSH_EVERY_S = 0.5
+FLUSH_EVERY_S = 0.25
 _POLL_S = 0.1
 _MAX_RECORDS = 1000
 
@@ -111,6 +111,10 @@ class Recorder:
         """Take records, and put them on the disk when it is time."""
         for record in records:
             self.take(record)
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
         if self.clock() - self._flushed_s >= FLUSH_EVERY_S:
             self.recording.flush()
             self._flushed_s = self.clock()
