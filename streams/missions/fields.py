@@ -1,6 +1,6 @@
-"""The table of all fields of a mission, for its documentation; made from the model.
+"""The table of all fields of a mission, or of a robot's file, for its documentation.
 
-`python -m streams.missions.fields docs/missions.md` writes it into the page.
+`python -m streams.missions.fields docs/missions.md docs/robots.md` writes them into the pages.
 """
 
 import json
@@ -14,42 +14,48 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from schemas.missions import Mission
+from schemas.robot_file import RobotFile
 
+PAGES: dict[str, type[BaseModel]] = {"missions.md": Mission, "robots.md": RobotFile}
 BEGIN, END = "<!-- fields: generated -->", "<!-- end of fields -->"
 
 
-def fields_table(model: type[BaseModel] = Mission) -> str:
+def fields_table(model: type[BaseModel]) -> str:
     """All fields with their defaults as a Markdown table, nested ones with dots."""
     rows = ["| field | default | values |", "|---|---|---|", *_rows(model, "")]
     return "\n".join(rows)
 
 
-def with_table(page: str) -> str:
+def with_table(page: str, model: type[BaseModel]) -> str:
     """The page with the table in its place; raises ValueError where the page has no place."""
     head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the page needs {BEGIN} and {END}, each on a line of its own")
-    return f"{head}{BEGIN}\n{fields_table()}\n{END}{tail}"
+    return f"{head}{BEGIN}\n{fields_table(model)}\n{END}{tail}"
 
 
 def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, info in model.model_fields.items():
         if name in ("type", "schema_version"):
             continue
-        inner = _inner(info.annotation)
+        inner, path = _inner(info.annotation, f"{prefix}{name}")
         if inner is None:
-            yield f"| `{prefix}{name}` | {_default(info)} | {_values(info)} |"
+            yield f"| `{path}` | {_default(info)} | {_values(info)} |"
         else:
-            yield f"| **`{prefix}{name}`** | {_default(info)} | {_first_line(inner)} |"
-            yield from _rows(inner, f"{prefix}{name}.")
+            yield f"| **`{path}`** | {_default(info)} | {_first_line(inner)} |"
+            yield from _rows(inner, f"{path}.")
 
 
-def _inner(annotation: Any) -> type[BaseModel] | None:
+def _inner(annotation: Any, path: str) -> tuple[type[BaseModel] | None, str]:
+    """The model in a field, and its path: of a mapping to models that of an entry."""
     kinds = [kind for kind in _members(annotation) if kind is not NoneType]
+    if get_origin(kinds[0]) is dict:
+        inner, _ = _inner(get_args(kinds[0])[1], path)
+        return inner, f"{path}.<name>" if inner else path
     if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
-        return kinds[0]
-    return None
+        return kinds[0], path
+    return None, path
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -105,5 +111,5 @@ def _first_line(model: type[BaseModel]) -> str:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(with_table(path.read_text()))
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(with_table(path.read_text(), PAGES[path.name]))

@@ -1,22 +1,25 @@
-"""The table of a mission's fields is the model's, and the page has it."""
+"""The tables of fields are the models', and the pages have them."""
 
 from pathlib import Path
 
 import pytest
 
 from schemas.missions import Mission
-from streams.missions.fields import fields_table, with_table
+from schemas.robot_file import RobotFile
+from streams.missions.fields import PAGES, fields_table, with_table
 
-PAGE = Path(__file__).parents[2] / "docs" / "missions.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_page_has_the_table_of_the_model():
-    page = PAGE.read_text()
-    assert page == with_table(page), "run: python -m streams.missions.fields docs/missions.md"
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_has_the_table_of_the_model(name: str) -> None:
+    page = (DOCS / name).read_text()
+    what = f"run: python -m streams.missions.fields docs/{name}"
+    assert page == with_table(page, PAGES[name]), what
 
 
 def test_every_field_has_a_row_with_its_default():
-    rows = fields_table().splitlines()
+    rows = fields_table(Mission).splitlines()
     for line in (
         "| `rollout.max_tokens` | `16` | a whole number, at least 1 |",
         "| `training.betas` | `[0.9, 0.99]` | 2 numbers |",
@@ -30,4 +33,9 @@ def test_every_field_has_a_row_with_its_default():
 
 def test_a_page_without_a_place_is_refused():
     with pytest.raises(ValueError, match="needs"):
-        with_table("# Missions")
+        with_table("# Missions", Mission)
+
+
+def test_an_entry_of_a_mapping_has_rows_of_its_own():
+    rows = fields_table(RobotFile).splitlines()
+    assert any(row.startswith("| `fusion.channels.<name>.kind` | required |") for row in rows)
