@@ -23,7 +23,7 @@ def test_every_field_has_a_row_with_its_default():
     for line in (
         "| `rollout.max_tokens` | `16` | a whole number, at least 1 |",
         "| `training.betas` | `[0.9, 0.99]` | 2 numbers |",
-        "| `target.heldout` | required | a number, above 0, at most 1 |",
+        "| `target.heldout` | none | a number, above 0, at most 1, accuracy |",
         "| `max_in_flight` | none | a whole number, at least 1, problems on their way at most |",
     ):
         assert line in rows
