@@ -36,6 +36,9 @@ class Steering(Strict):
     memory_s: float = Field(3.0, ge=0, description="how long points out of sight are remembered")
     brake_mps2: float = Field(0.5, gt=0, description="it drives so as to stop with this at most")
     turn_gain: float = Field(2.0, gt=0, description="yaw rate for each radian off the way")
+    position_std_max_m: float = Field(
+        0.5, gt=0, description="it rests while its position is less certain than this"
+    )
     turn_on_the_spot_rad: float = Field(0.8, gt=0, description="further off the way, it only turns")
 
 

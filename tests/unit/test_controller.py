@@ -324,7 +324,7 @@ def test_a_patrol_is_driven_point_by_point_and_has_one_result(rover: World) -> N
     assert reports == [1, 2, 3, 4]
     [result] = [e for e in said if isinstance(e, RobotMissionResult)]
     assert (result.outcome, result.waypoints) == ("done", 4)
-    assert result.distance_m == pytest.approx(0.5 + 0.4 + 0.6 + 0.4 + 0.4 + 0.4 + 0.7, abs=1e-6)
+    assert result.distance_m == pytest.approx(0.3 * 0.02 * 7, abs=1e-3)
     assert result.seconds == pytest.approx(0.02 * 7)
     assert commands(said)[-1].set_point == ROVER.rest
     assert commands(said)[0].set_point[0] > 0.3
@@ -365,6 +365,17 @@ def test_missions_are_done_one_after_another(rover: World) -> None:
     results = [e.mission_id for e in said if isinstance(e, RobotMissionResult)]
     assert results == ["a", "b"]
     assert commands(said)[0].mission_id == "a"
+
+
+def test_a_robot_that_does_not_know_where_it_is_rests_and_reaches_nothing(rover: World) -> None:
+    rover.take(patrol())
+    unsure = [0.0] * 15
+    unsure[5] = 0.6**2  # of y: after the five of x's row
+    found = rover.take(place(0, 1.0, covariance=unsure))
+    assert [e.set_point for e in found if isinstance(e, Command)] == [ROVER.rest]
+    assert len(found) == 1
+    found = rover.take(place(1, 1.0, covariance=[0.01] * 15))
+    assert [e.waypoints for e in found if isinstance(e, RobotMissionReport)] == [1]
 
 
 def test_a_pause_rests_and_a_resume_goes_on(rover: World) -> None:

@@ -21,8 +21,8 @@ from schemas.missions import (
 from schemas.records import Record
 from streams.acting.control.situation import Situation
 
-STRIDE_M = 0.05
-"""The way is measured in pieces of this length, so that a state's noise adds nothing to it."""
+GAP_MAX_S = 1.0
+"""What was driven while no state came for longer is not known."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Course:
     distance_m: float = 0.0
     paused: bool = False
     ended: tuple[Literal["done", "cancelled"], str] | None = None
-    _foot: tuple[float, float] | None = None
+    _stamp_ms: float | None = None
 
     @property
     def goal(self) -> tuple[float, float] | None:
@@ -50,21 +50,29 @@ class Course:
         """Waypoints to be reached in all."""
         return len(self.part.waypoints) * self.part.laps if isinstance(self.part, Patrol) else 0
 
-    def advance(self, at: tuple[float, float]) -> bool:
-        """Note where the robot is; whether it has come to waypoints by that."""
-        if self._foot is None:
-            self._foot = at
-        step_m = hypot(at[0] - self._foot[0], at[1] - self._foot[1])
-        if step_m >= STRIDE_M:
-            self.distance_m, self._foot = self.distance_m + step_m, at
-        before = self.waypoints
-        while (goal := self.goal) is not None and self._is_at(goal, at):
+    def advance(self, situation: Situation) -> bool:
+        """Note where the robot is; whether it has come to waypoints by that.
+
+        The way is the sum of its speeds: a sum of positions would count their noise.
+        """
+        stamp_ms, speed_mps = situation.state.stamp_ms, situation.values.get("v_mps", 0.0)
+        gap_s = (stamp_ms - self._stamp_ms) / 1000 if self._stamp_ms is not None else 0.0
+        if 0 < gap_s <= GAP_MAX_S:
+            self.distance_m += abs(speed_mps) * gap_s
+        self._stamp_ms, before = stamp_ms, self.waypoints
+        while self._is_there(situation):
             self.waypoints += 1
         return self.waypoints > before
 
-    def _is_at(self, goal: tuple[float, float], at: tuple[float, float]) -> bool:
+    def _is_there(self, situation: Situation) -> bool:
+        """Whether the next waypoint is reached, as far as the robot can know."""
+        goal, pose = self.goal, situation.pose
+        if goal is None or pose is None:
+            return False
         assert isinstance(self.part, Patrol)
-        return hypot(goal[0] - at[0], goal[1] - at[1]) <= self.part.tolerance_m
+        near_m = self.part.tolerance_m
+        away_m = hypot(goal[0] - pose[0], goal[1] - pose[1])
+        return away_m <= near_m and situation.position_std_m <= near_m
 
 
 class Courses:
@@ -123,7 +131,7 @@ class Courses:
             if situation.pose is None:
                 yield self.close(course, situation, "failed", "a patrol needs a pose: fuse one")
                 continue
-            if not course.paused and course.advance(situation.pose[:2]):
+            if not course.paused and course.advance(situation):
                 yield self._report(course)
             if course.waypoints < course.total:
                 return

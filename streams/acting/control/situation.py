@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from math import cos, sin
+from math import cos, sin, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,18 @@ class Situation:
             return None
         x, y, heading = (self.values[name] for name in names)
         return x, y, heading
+
+    @property
+    def position_std_m(self) -> float:
+        """Standard deviation of x or y, the larger one; 0 where the state says nothing of it."""
+        covariance, size = self.state.covariance, len(self.state.names)
+        if len(covariance) != size * (size + 1) // 2 or not {"x_m", "y_m"} <= set(self.values):
+            return 0.0
+        return sqrt(max(self._variance(self.state.names.index(n)) for n in ("x_m", "y_m")))
+
+    def _variance(self, i: int) -> float:
+        """The i-th of the diagonal of an upper triangle that is stored row by row."""
+        return max(0.0, self.state.covariance[i * len(self.state.names) - i * (i - 1) // 2])
 
     def in_body(self, point: tuple[float, float]) -> tuple[float, float] | None:
         """A point of the world as the robot sees it: x forward, y left; None without a pose."""

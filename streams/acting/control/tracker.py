@@ -72,10 +72,11 @@ class WaypointTracker:
     def set_point(
         self, situation: Situation, goal: tuple[float, float], speed_max_mps: float
     ) -> list[float]:
-        """The set-point that leads from here to a goal in the world; rest for a blind robot."""
+        """The set-point that leads to a goal in the world; rest where it is blind or lost."""
         seen = situation.in_body(goal)
         points = self._obstacles.look(situation)
-        if seen is None or points is None:
+        lost = situation.position_std_m > self._spec.position_std_max_m
+        if seen is None or points is None or lost:
             return list(self._driver.rest)
         radius_m = self._radius_m(points)
         way = choose_way(points, seen, self._last_rad, radius_m, self._spec.look_ahead_m)
