@@ -16,18 +16,29 @@ TASK = EnvironmentTask(id="PointMass-v0")
 SIZE = NewPolicy(hidden=[16], log_std=-0.5)
 
 
-def episode_mission(mission_id: str = "m", problems: int = 16, **changes: Any) -> Mission:
-    """A mission on the point mass: four groups of four episodes an upload."""
+def episode_mission(
+    mission_id: str = "m",
+    count: int = 16,
+    args: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Mission:
+    """A mission of so many problems on the point mass: four groups of four episodes an upload."""
     document: dict[str, Any] = {
         "mission_id": mission_id,
         "policy": POLICY,
         "seed": 3,
         "model": {"mlp": {"hidden": [16]}},
-        "problems": {"source": "gymnasium", "name": "PointMass-v0", "size": 40, "heldout": 0.2},
+        "problems": {
+            "source": "gymnasium",
+            "name": "PointMass-v0",
+            "size": 40,
+            "heldout": 0.2,
+            "args": args or {},
+        },
         "rollout": {"group_size": 4, "problems_per_batch": 4},
         "algorithm": {"name": "ppo", "settings": {"epochs": 4, "minibatch": 64}},
         "training": {"groups_per_upload": 4, "chunk_bytes": 1024, "learning_rate": 3e-3},
-        "budget": {"problems": problems},
+        "budget": {"problems": count},
     }
     nested = {name: {**document.get(name, {}), **value} for name, value in changes.items()}
     return parse_mission({**document, **nested})
