@@ -63,7 +63,8 @@ class FilterpyRover:
         jacobian[1, 2:5] = speed * along, across, speed * along * dt_s / 2
         jacobian[2, 4] = dt_s
         mean[:3] += speed * along, speed * across, yaw_rate * dt_s
-        self._filter.P = jacobian @ self._filter.P @ jacobian.T + self._noise_per_s * dt_s
+        half = self._noise_per_s * (dt_s / 2)
+        self._filter.P = jacobian @ (self._filter.P + half) @ jacobian.T + half
 
     def _update(self, reading: Reading) -> None:
         imu, odometry, position = self._rates

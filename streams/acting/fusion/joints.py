@@ -7,7 +7,7 @@ import numpy as np
 
 from schemas.fusion import FusedChannel, FusionSpec
 from streams.acting.fusion.direct import direct_sensor
-from streams.acting.fusion.model import Array, Belief, FusionError, Sensor, Values, by_name
+from streams.acting.fusion.model import Array, Belief, FusionError, Sensor, Values, by_name, spread
 
 
 class Joints:
@@ -49,7 +49,7 @@ class Joints:
         dt_s = (stamp_ms - belief.stamp_ms) / 1000
         jacobian = self._eye.copy()
         np.fill_diagonal(jacobian[: self._count, self._count :], dt_s)
-        covariance = jacobian @ belief.covariance @ jacobian.T + self._noise_per_s * dt_s
+        covariance = spread(belief.covariance, jacobian, self._noise_per_s * dt_s)
         return Belief(stamp_ms, jacobian @ belief.mean, covariance)
 
     def move(self, mean: Array, by: Array) -> Array:

@@ -82,6 +82,18 @@ class Model(Protocol):
         ...
 
 
+def spread(covariance: Array, jacobian: Array, noise: Array) -> Array:
+    """The covariance after a step in which this noise came in.
+
+    Half of it at the beginning and half at the end, the trapezoidal rule of the integral of F Q Fᵀ:
+    so that what a step adds to a speed reaches the place, however long the step.
+    """
+    half = noise * 0.5
+    after: Array = jacobian @ (covariance + half) @ jacobian.T
+    after += half
+    return after
+
+
 def wrapped(angle_rad: float) -> float:
     """The same angle in [-π, π)."""
     return (angle_rad + math.pi) % TURN - math.pi

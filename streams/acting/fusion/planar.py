@@ -23,6 +23,7 @@ from streams.acting.fusion.model import (
     by_name,
     imu_uses,
     length_check,
+    spread,
     wrapped,
 )
 from streams.acting.fusion.rotation import yaw_of
@@ -109,7 +110,7 @@ class Planar:
         jacobian[0, 2:5] = -speed * across, along, -speed * across * dt_s / 2
         jacobian[1, 2:5] = speed * along, across, speed * along * dt_s / 2
         jacobian[2, 4] = dt_s
-        covariance = jacobian @ belief.covariance @ jacobian.T + self._noise_per_s * dt_s
+        covariance = spread(belief.covariance, jacobian, self._noise_per_s * dt_s)
         return Belief(stamp_ms, mean, covariance)
 
     def move(self, mean: Array, by: Array) -> Array:

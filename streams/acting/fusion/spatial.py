@@ -17,7 +17,7 @@ import numpy as np
 from schemas.fusion import FusedChannel, FusionSpec
 from streams.acting.fusion import rotation
 from streams.acting.fusion.beacons import Beacons
-from streams.acting.fusion.model import Array, Belief, FusionError, Sensor, Values, by_name
+from streams.acting.fusion.model import Array, Belief, FusionError, Sensor, Values, by_name, spread
 from streams.acting.fusion.spatial_sensors import spatial_sensor
 
 _XYZ = ("x", "y", "z")
@@ -114,8 +114,7 @@ class Spatial:
             )
         jacobian = self._jacobian(motion, dt_s, before, midway, half)
         noise = (self._coast_per_s if motion.coasting else self._noise_per_s) * dt_s
-        covariance = jacobian @ belief.covariance @ jacobian.T + noise
-        return belief._replace(mean=mean, covariance=covariance)
+        return belief._replace(mean=mean, covariance=spread(belief.covariance, jacobian, noise))
 
     def _motion(self, belief: Belief, stamp_ms: float, drive: Values | None) -> Motion:
         if not belief.drive or stamp_ms - belief.drive_ms > self._patience_ms:
