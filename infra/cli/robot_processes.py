@@ -69,7 +69,7 @@ def run_actuator(robot: RobotFile, config: Settings, stop: Stop, patience_s: flo
     """Run a robot's control loop until told to stop; its exit status."""
     from infra.instance import try_lock
     from infra.robot.launch import launcher
-    from infra.robot.realtime import Garbage, take_realtime
+    from infra.robot.realtime import take_realtime
     from infra.robot.spool import Spool
     from infra.robot.uplink import UpLink
     from streams.acting.loop import ClockWentBack
@@ -89,13 +89,9 @@ def run_actuator(robot: RobotFile, config: Settings, stop: Stop, patience_s: flo
     spool, link = Spool(folder), UpLink(launcher(robot.robot_id, folder))
     pacer = Pacer(robot.control_hz, realtime=take_realtime())
     loop = build_loop(robot, driver, link, spool, pacer, LocalOrders(folder))
-    garbage = Garbage()
     logger.info("%s: %g Hz, %s", robot.robot_id, robot.control_hz, pacer.realtime)
     try:
-        while not stop.is_set():
-            pacer.wait()
-            loop.period()
-            garbage.between(pacer.left_s)
+        keep_time(loop, pacer, stop)
     except ClockWentBack as error:
         raise GaveUp(f"{robot.robot_id}: {error}") from error
     finally:
@@ -105,6 +101,17 @@ def run_actuator(robot: RobotFile, config: Settings, stop: Stop, patience_s: flo
         spool.close()
         lock.close()
     return 0
+
+
+def keep_time(loop: ControlLoop, pacer: Pacer, stop: Stop) -> None:
+    """Period after period, until told to stop; raises `ClockWentBack`."""
+    from infra.robot.realtime import Garbage
+
+    garbage = Garbage()
+    while not stop.is_set():
+        pacer.wait()
+        loop.period()
+        garbage.between(pacer.left_s)
 
 
 def build_loop(
@@ -234,24 +241,18 @@ def _releases(
     from infra.faults import crash_points
     from infra.robot.fetching import patient_fetch
     from streams.acting.control.tracker import tracker_ref
+    from streams.acting.release.candidate import Workshop
     from streams.acting.release.folder import PolicyFolder
     from streams.acting.release.machine import Releases
 
-    assert robot.controller.policy is not None, "asked for only where a policy is followed"
     point = crash_points(os.environ.get("RALO_CRASH_AT"))
     store = executor.submit(connect_store, config)
+    folder = PolicyFolder(robot_folder(config, robot.robot_id) / "policies", point)
+    spec, fetch = robot.controller, patient_fetch(store.result, sleep=stop.wait)
+    shop = Workshop(spec.release, driver, spec.observation, folder, fetch, executor, point)
+    assert spec.policy is not None, "asked for only where a policy is followed"
     return Releases(
-        robot.robot_id,
-        robot.controller.policy,
-        robot.controller.release,
-        driver,
-        robot.controller.observation,
-        tracker_ref(robot.controller),
-        PolicyFolder(robot_folder(config, robot.robot_id) / "policies", point),
-        patient_fetch(store.result, sleep=stop.wait),
-        executor,
-        lambda: time.time() * 1000,
-        point,
+        robot.robot_id, spec.policy, tracker_ref(spec), shop, lambda: time.time() * 1000
     )
 
 

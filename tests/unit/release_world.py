@@ -21,8 +21,9 @@ from schemas.robots import ChannelSpec, DriverChoice, DriverSpec, SetPointField
 from streams.acting.control.observation import ARM_NAMES
 from streams.acting.control.policy import load_policy
 from streams.acting.release.admission import Fetch
+from streams.acting.release.candidate import Moment, Workshop
 from streams.acting.release.folder import PolicyFolder
-from streams.acting.release.machine import Moment, Releases
+from streams.acting.release.machine import Releases
 from streams.learning.control.mlp import Floats
 
 ARM = DriverSpec(
@@ -125,6 +126,16 @@ class Inline(Executor):
         return future
 
 
+def workshop(
+    folder: PolicyFolder,
+    fetch: Fetch,
+    gate: ReleaseGate = GATE,
+    point: Callable[[str], None] = lambda name: None,
+    driver: DriverSpec = ARM,
+) -> Workshop:
+    return Workshop(gate, driver, list(ARM_NAMES), folder, fetch, Inline(), point)
+
+
 class Killed(BaseException):
     """The process ended at a named point."""
 
@@ -148,15 +159,9 @@ class Arm:
         self.machine = Releases(
             ROBOT,
             POLICY,
-            self.gate,
-            ARM,
-            list(ARM_NAMES),
             TRACKER,
-            folder,
-            self.fetch or self.store.get,
-            Inline(),
+            workshop(folder, self.fetch or self.store.get, self.gate, self._point),
             lambda: 0.0,
-            self._point,
         )
         for release in self.log:
             self.machine.known(release)

@@ -9,15 +9,14 @@ import pytest
 from release_world import (
     ARM,
     CONFIG,
-    GATE,
     POLICY,
     ROBOT,
     TRACKER,
-    Inline,
     files,
     offer,
     robot_file,
     state,
+    workshop,
 )
 from test_imports import imported
 
@@ -76,23 +75,11 @@ class World:
             update = {"controller": ControllerSpec(tracker="waypoints", **self.spec)}
             file = file.model_copy(update=update)
         policy = file.controller.policy
-        self.releases = (
-            None
-            if policy is None
-            else Releases(
-                ROBOT,
-                policy,
-                GATE,
-                self.driver,
-                [],
-                tracker_ref(file.controller),
-                PolicyFolder(self.folder),
-                self.store.get,
-                Inline(),
-                lambda: 0.0,
-            )
-        )
         self.tracker = tracker_ref(file.controller)
+        self.releases = None
+        if policy is not None:
+            shop = workshop(PolicyFolder(self.folder), self.store.get, driver=self.driver)
+            self.releases = Releases(ROBOT, policy, self.tracker, shop, lambda: 0.0)
         self.controller = Controller(file, self.driver, self.epoch, self.releases)
         for record in self.log:
             if not isinstance(record.event, FusedState):

@@ -183,7 +183,7 @@ def test_its_golden_inputs_are_answered_by_the_policy_itself_and_get_it_in(
     [offer] = world.offers()
     assert offer.golden is not None
     answers = load_policy(POLICY, 0, files(0)).mean(np.array(offer.golden.inputs, np.float32))
-    np.testing.assert_array_equal(np.float32(offer.golden.outputs), answers)
+    np.testing.assert_array_equal(np.array(offer.golden.outputs, np.float32), answers)
     arm = Arm(tmp_path, world.store)
     arm.start()
     arm.offer(offer)

@@ -1,0 +1,1 @@
+"""The controller: fused states in, commands out, by a classical tracker or a learnt policy."""

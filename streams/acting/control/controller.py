@@ -36,7 +36,8 @@ from streams.acting.control.courses import Course, Courses
 from streams.acting.control.observation import Observer
 from streams.acting.control.situation import Hearing, Situation
 from streams.acting.control.tracker import WaypointTracker, tracker_ref
-from streams.acting.release.machine import Moment, Releases
+from streams.acting.release.candidate import Moment
+from streams.acting.release.machine import Releases
 from streams.learning.control.mlp import Floats
 
 logger = logging.getLogger(__name__)
