@@ -37,8 +37,8 @@ def plaza() -> list[SensorFrame]:
     """Plaza1: odometry and ultra-wideband ranges of a lawn mower, with its truth by GPS.
 
     Djugash, Hamner & Roth, Navigating with ranging radios: five data sets with ground truth,
-    Journal of Field Robotics 26(9), 2009. An increment of odometry is the mean rate between two rows,
-    so it is stamped in their middle.
+    Journal of Field Robotics 26(9), 2009. An increment of odometry is the mean rate between two
+    rows, so it is stamped in their middle.
     """
     recorded = loadmat(DATA / "Plaza1_.mat")
     truth, steps, ranges = recorded["GT"], recorded["DR"], recorded["TD"]

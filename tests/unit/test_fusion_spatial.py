@@ -294,7 +294,7 @@ def test_its_motion_is_gtsams_preintegration() -> None:
 
 
 def test_it_knows_how_sure_it_is() -> None:
-    """NEES of place, velocity and orientation at the end of 10 flights of 1.5 s, all different in noise and start."""
+    """NEES of place, velocity and orientation at the end of 10 flights of 1.5 s, all different."""
     nees = []
     for seed in range(10):
         state = fused(flight(150, seed), started(SPEC, seed))[-1]
