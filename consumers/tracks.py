@@ -3,6 +3,7 @@
 import math
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -88,8 +89,28 @@ def dead_reckoned(speeds: Track, truth: Track) -> Track:
     """The way by odometry alone, from the first true pose at or after which there is odometry.
 
     In `speeds`, x_m is the forward speed in m/s and y_m the yaw rate in rad/s. Between two readings
-    both are taken as their mean, so each piece is an arc.
+    both are taken as their mean, so each piece is an arc. Where readings are missing for longer
+    than `GAP_MAX_MS`, it starts again from the truth.
     """
+    track = Track()
+    for piece in _pieces(speeds):
+        part = _reckoned(piece, truth)
+        columns = (part.at_ms, part.x_m, part.y_m, part.heading_rad)
+        for point in zip(*columns, strict=True):
+            track.add(*point)
+    return track
+
+
+def _pieces(track: Track) -> Iterator[Track]:
+    """The parts of a track between its gaps."""
+    begin = 0
+    for i in range(1, len(track) + 1):
+        if i == len(track) or track.at_ms[i] - track.at_ms[i - 1] > GAP_MAX_MS:
+            yield track.within(track.at_ms[begin], track.at_ms[i - 1])
+            begin = i
+
+
+def _reckoned(speeds: Track, truth: Track) -> Track:
     track = Track()
     begin = next(
         (i for i, at in enumerate(speeds.at_ms) if len(truth) and at >= truth.at_ms[0]), None

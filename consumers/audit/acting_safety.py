@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from consumers.audit.books import Books
 from consumers.audit.recent import Recent
-from schemas.acting import Mode, SafetyEvent
+from schemas.acting import MODES, Mode, SafetyEvent
 from schemas.ids import digest
 from schemas.records import Record
 
@@ -12,13 +12,12 @@ from schemas.records import Record
 @dataclass(slots=True)
 class _Robot:
     next_seq: int | None = None
-    boot_id: str = ""
     mode: Mode | None = None
     digests: Recent[int, str] = field(default_factory=Recent)
 
 
 class SafetyBook:
-    """Safety events by robot; their numbers go on over all boots."""
+    """Safety events by robot; their numbers and modes go on over all boots."""
 
     def __init__(self, books: Books) -> None:
         self._books = books
@@ -40,7 +39,7 @@ class SafetyBook:
         follows = expected is None or event.seq == expected
         judge("safety-sequence", follows, f"{where}, expected {expected}")
         self._judge_mode(robot, event, where)
-        robot.next_seq, robot.boot_id, robot.mode = event.seq + 1, event.boot_id, event.after
+        robot.next_seq, robot.mode = event.seq + 1, event.after
         counts["safety_events"] += 1
 
     def _first(self, record: Record) -> int | None:
@@ -48,9 +47,14 @@ class SafetyBook:
         return None if self._books.bounds.log(record.partition)[0] else 0
 
     def _judge_mode(self, robot: _Robot, event: SafetyEvent, where: str) -> None:
-        if robot.boot_id != event.boot_id or robot.mode is None:
-            return
         judge = self._books.findings.judge
-        judge("safety-mode", event.before == robot.mode, f"{where}: {event.before}, {robot.mode}")
-        ended = robot.mode == "TERMINATED" and event.after != "TERMINATED"
-        judge("safety-final", not ended, f"{where}: {event.after} after TERMINATED")
+        if robot.mode is not None:
+            follows = event.before == robot.mode
+            judge("safety-mode", follows, f"{where}: {event.before} after {robot.mode}")
+        before, after = MODES.index(event.before), MODES.index(event.after)
+        moved = f"{where}: {event.before} to {event.after} by {event.cause}"
+        ended = event.before == "TERMINATED"
+        judge("safety-final", not ended or after == before, moved)
+        if not ended:
+            freed = before >= MODES.index("HOLD") and after < before
+            judge("safety-reset", not freed or event.cause == "reset", moved)

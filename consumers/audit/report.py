@@ -29,7 +29,7 @@ LEARNING: dict[str, str] = {
     "uploads-source-end": "the sources of uploads lie inside `samples`",
     "settled-upload": "what a version says of an upload is what the log has at that position",
     "upload-once": "an upload is applied once",
-    "upload-kind": "a step takes gradients by its optimizer and adds the mean of deltas, never both",
+    "upload-kind": "a step takes gradients by its optimizer or adds the mean of deltas, never both",
     "upload-settled-once": "an upload is applied or refused, and that once",
     "upload-lost": "an upload below the resume mark is applied, refused or a dead letter",
     "upload-admissible": "an applied upload's base is on the parent chain, not staler than allowed",
@@ -70,7 +70,8 @@ ACTING: dict[str, str] = {
     "release-acting": "from SWAPPED on, the version of the release is what acts",
     "safety-sequence": "a robot's safety events have no gap and no two contents",
     "safety-mode": "a safety event begins in the mode that the one before it ended in",
-    "safety-final": "nothing follows TERMINATED",
+    "safety-final": "no mode follows TERMINATED",
+    "safety-reset": "a robot leaves HOLD and SAFE_STOP by a reset alone",
     "robot-mission-known": "a robot's result is of a mission in the log that names the robot",
     "robot-result-once": "a robot's part of a mission has one result at most",
 }

@@ -21,7 +21,6 @@ from schemas.learning import (
 )
 from schemas.records import Partition, Record
 
-
 _RULES = {"gradient": "adamw", "delta": "delta"}
 """By which rule a step takes the uploads of a kind."""
 

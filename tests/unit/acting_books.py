@@ -192,7 +192,7 @@ def _safety(log: ActingLog) -> None:
     log.log("s0", safety(0, "NORMAL", "HOLD"))
     log.log("s1", safety(1, "HOLD", "SAFE_STOP"))
     log.log("s1-again", log["s1"].event)
-    log.log("s2", safety(2, "HOLD", "NORMAL", "b2", cause="operator"))
+    log.log("s2", safety(2, "SAFE_STOP", "NORMAL", "b2", cause="reset"))
     log.log("s3", safety(3, "NORMAL", "TERMINATED", "b2", cause="operator"))
     log.log("s4", safety(4, "TERMINATED", "TERMINATED", "b2"))
 

@@ -191,6 +191,14 @@ def mode_from_nowhere(log: ActingLog) -> None:
     log["s1-again"].edit(before="DEGRADED")
 
 
+def mode_forgotten_by_a_boot(log: ActingLog) -> None:
+    log["s2"].edit(before="NORMAL")
+
+
+def left_a_stop_by_itself(log: ActingLog) -> None:
+    log["s2"].edit(cause="cleared")
+
+
 def alive_again(log: ActingLog) -> None:
     log["s4"].edit(after="NORMAL")
 
@@ -254,7 +262,9 @@ BREACHES: list[tuple[str, Plant]] = [
     ("safety-sequence", first_safety_event_lost),
     ("safety-sequence", safety_event_with_two_contents),
     ("safety-mode", mode_from_nowhere),
+    ("safety-mode", mode_forgotten_by_a_boot),
     ("safety-final", alive_again),
+    ("safety-reset", left_a_stop_by_itself),
     ("robot-mission-known", result_of_no_mission),
     ("robot-mission-known", result_of_a_robot_unnamed),
     ("robot-result-once", result_twice),

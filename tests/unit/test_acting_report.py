@@ -329,6 +329,16 @@ def test_dead_reckoning_follows_an_arc() -> None:
     assert errors.count == 63 and errors.rmse_m == pytest.approx(0.0, abs=1e-9)
 
 
+def test_dead_reckoning_starts_again_behind_a_gap() -> None:
+    speeds, truth = Track(), Track()
+    for i in [*range(10), *range(40, 50)]:
+        speeds.add(100.0 * i, 1.1, 0.0)
+        truth.add(100.0 * i, 0.1 * i, 0.0)
+    way = dead_reckoned(speeds, truth)
+    assert way.x_m[9] == pytest.approx(0.99) and way.x_m[10] == pytest.approx(4.0)
+    assert way.x_m[-1] == pytest.approx(4.99) and len(way) == 20
+
+
 @given(st.floats(-3, 3), st.floats(-3, 3))
 def test_the_error_of_a_track_moved_aside_is_how_far_it_was_moved(dx: float, dy: float) -> None:
     moved, errors = Track(), Errors()
