@@ -249,7 +249,7 @@ def hold_lock(path: Path) -> object:
 def main(arguments: Sequence[str]) -> int:
     """`python -m infra.robot.link FD JSON`: run on this end of a pair of sockets."""
     from infra.connect import connect_log
-    from infra.settings import settings
+    from infra.settings import SettingsError, settings
 
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -267,6 +267,9 @@ def main(arguments: Sequence[str]) -> int:
     except LogError as error:
         logger.error("%s", error)
         return 75
+    except SettingsError as error:
+        logger.error("%s", error)
+        return 78
     return 0
 
 

@@ -52,10 +52,12 @@ class Actuator:
         self._partition = partition_for(robot_id.encode(), COMMANDS.partitions)
         self._pending: _Taken | None = None
         self._acting: _Taken | None = None
-        self._begun: tuple[_Taken, float, list[str]] | None = None
+        self._taking_up: tuple[_Taken, float, list[str]] | None = None
         self._outcomes: deque[tuple[int, CommandOutcome]] = deque()
         self._feedback_seq = 0
         self.applied: list[float] = list(limits.last)
+        self.begun = 0
+        """How many commands were carried out."""
 
     # --- what comes in
 
@@ -140,15 +142,15 @@ class Actuator:
         degraded = self.safety.mode == "DEGRADED"
         wanted = self._acting.command.set_point
         values, named = self._limits.towards(wanted, dt_s, degraded)
-        if self._begun is not None:
-            self._begun[2].extend(named)
+        if self._taking_up is not None:
+            self._taking_up[2].extend(named)
         return values
 
     def _begin(self, now_ms: float) -> None:
         if self._pending is not None and now_ms >= self._pending.command.deadline_ms:
             self._drop_pending("expired", now_ms)
         if self._pending is not None:
-            self._begun = (self._pending, now_ms, [])
+            self._taking_up = (self._pending, now_ms, [])
             self._acting, self._pending = self._pending, None
         if self._acting is not None and now_ms >= self._acting.command.deadline_ms:
             self._acting = None
@@ -158,9 +160,10 @@ class Actuator:
 
         A command whose driver failed is reported as `unsafe` and not tried again.
         """
-        if self._begun is not None:
-            (taken, at_ms, named), self._begun = self._begun, None
+        if self._taking_up is not None:
+            (taken, at_ms, named), self._taking_up = self._taking_up, None
             outcome: Outcome = "unsafe" if applied is None else "applied"
+            self.begun += applied is not None
             self._report(taken, outcome, at_ms, list(applied or ()), named)
         if applied is None:
             self._acting = None
@@ -218,5 +221,5 @@ class Actuator:
         """The first offset of `commands` whose outcome has not been said."""
         unsaid = [offset for offset, _ in self._outcomes]
         open_ = [taken.offset for taken in (self._pending,) if taken is not None]
-        begun = [self._begun[0].offset] if self._begun else []
+        begun = [self._taking_up[0].offset] if self._taking_up else []
         return min([self.next_offset, *unsaid, *open_, *begun])

@@ -117,7 +117,7 @@ class ControlLoop:
         host_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
         wall_ms: Callable[[], float] = lambda: time.time() * 1000,
     ) -> None:
-        self._actuator, self._driver, self._link = actuator, driver, link
+        self.actuator, self._driver, self._link = actuator, driver, link
         self._spool, self._packer, self._local_orders = spool, packer, local_orders
         self._health, self._host_ms, self._wall_ms = health, host_ms, wall_ms
         self._period_ms = 1000 / control_hz
@@ -132,20 +132,20 @@ class ControlLoop:
         """One period; raises `ClockWentBack`."""
         last_ms, now_ms = self._now_ms, self._robot_ms()
         readings = self._read()
-        self._actuator.sense(readings, self._read_error or self._apply_error)
+        self.actuator.sense(readings, self._read_error or self._apply_error)
         self._note_stall()
         for offset, event, past in self._link.receive(RECORDS_PER_PERIOD):
             self._take(offset, event, past, now_ms)
         since_ms = self._period_ms if last_ms is None else now_ms - last_ms
-        set_point = self._actuator.step(now_ms, min(since_ms, _STEP_MAX * self._period_ms) / 1000)
-        self._actuator.done(self._apply(set_point), now_ms)
+        set_point = self.actuator.step(now_ms, min(since_ms, _STEP_MAX * self._period_ms) / 1000)
+        self.actuator.done(self._apply(set_point), now_ms)
         self._say(readings, now_ms)
 
     def stop(self) -> None:
         """Bring the robot to rest as the last thing and say so."""
-        self._actuator.done(self._apply(self._driver.spec.rest), self._now_ms or 0.0)
+        self.actuator.done(self._apply(self._driver.spec.rest), self._now_ms or 0.0)
         if self._now_ms is not None and self._link.has_room():
-            last = self._actuator.feedback(self._now_ms, self._wall_ms(), self._health())
+            last = self.actuator.feedback(self._now_ms, self._wall_ms(), self._health())
             self._link.send_feedback(last)
         try:
             self._driver.close()
@@ -196,17 +196,17 @@ class ControlLoop:
         return applied
 
     def _note_stall(self) -> None:
-        self._actuator.stalled(self._host_ms() - self._applied_ms)
+        self.actuator.stalled(self._host_ms() - self._applied_ms)
 
     def _take(self, offset: int, event: Event | None, past: bool, now_ms: float) -> None:
         if isinstance(event, Command | ControllerClaim | OperatorOrder):
-            self._actuator.take(offset, event, now_ms, past)
+            self.actuator.take(offset, event, now_ms, past)
         else:
-            self._actuator.skip_to(offset)
+            self.actuator.skip_to(offset)
 
     def _say(self, readings: Sequence[Reading], now_ms: float) -> None:
         wall_ms = self._wall_ms()
-        changes, self._actuator.changes = self._actuator.changes, []
+        changes, self.actuator.changes = self.actuator.changes, []
         for change in changes:
             self._keep(change, now_ms, wall_ms)
         self._packer.take(readings)
@@ -218,13 +218,13 @@ class ControlLoop:
 
     def _say_feedback(self, now_ms: float, wall_ms: float) -> None:
         for order, past in self._local_orders():
-            self._actuator.order(order, now_ms, past)
+            self.actuator.order(order, now_ms, past)
         if self._link.has_room():
             health = self._health() if self._healthy.due(now_ms) else None
-            self._link.send_feedback(self._actuator.feedback(now_ms, wall_ms, health))
+            self._link.send_feedback(self.actuator.feedback(now_ms, wall_ms, health))
 
     def _keep(self, change: Change, now_ms: float, wall_ms: float) -> None:
-        robot_id, boot_id = self._actuator.robot_id, self._actuator.boot_id
+        robot_id, boot_id = self.actuator.robot_id, self.actuator.boot_id
         logger.warning(
             "%s: %s → %s: %s %s", robot_id, change.before, change.after, change.cause, change.detail
         )

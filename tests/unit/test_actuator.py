@@ -235,8 +235,8 @@ def test_none_twice_none_late_none_of_an_older_epoch_and_each_has_an_outcome(
         now_ms += 40
         before = a._acting
         set_point = a.step(now_ms, 0.04)
-        if a._begun is not None:
-            life.begun.append((a._begun[0].command, now_ms))
+        if a._taking_up is not None:
+            life.begun.append((a._taking_up[0].command, now_ms))
         elif a._acting is not None:
             assert a._acting is before, "nothing is taken up again"
         if a._acting is not None:
