@@ -57,6 +57,10 @@ class ActingBook:
         """Take in a mission for robots."""
         self._missions.setdefault(mission.mission_id, set(mission.robots))
 
+    def has(self, mission_id: str) -> bool:
+        """Whether the log has a mission of this id for robots."""
+        return mission_id in self._missions
+
     def read(self) -> None:
         """Read all topics that are keyed by a robot, and judge them."""
         for number in range(RELEASES.partitions):

@@ -116,6 +116,10 @@ class _Audit:
     def _narrow_to(self, mission: str | None) -> None:
         if mission is None:
             return
+        if self._acting.has(mission):
+            raise UnknownMission(
+                f"mission {mission} is of robots: an audit without a mission checks what they do"
+            )
         if mission not in self._missions.entries:
             known = ", ".join(list(self._missions.entries)[:10]) or "none"
             raise UnknownMission(f"no mission {mission!r} in the log; there are: {known}")

@@ -9,7 +9,7 @@ from acting_books import REACH_1, TRACKER, ActingLog, feedback, frame, outcome, 
 from acting_breaches import BREACHES, Plant
 from audit_books import names
 
-from consumers.audit import ACTING, AuditReport, NoObjects, audit
+from consumers.audit import ACTING, AuditReport, NoObjects, UnknownMission, audit
 from consumers.audit.log import audit_log
 from consumers.audit.recent import Recent
 from infra.cli.audit import show
@@ -197,6 +197,11 @@ def test_the_audit_of_a_policy_leaves_robots_alone() -> None:
     breaches.executed_twice(log)
     report = log.audit(policy="main")
     assert report.breaches == [] and "frames" not in report.counts
+
+
+def test_a_mission_of_robots_is_no_policy_to_audit() -> None:
+    with pytest.raises(UnknownMission, match="m1 is of robots: an audit without a mission"):
+        valid().audit(mission="m1")
 
 
 # -- bounds, and a log that is no list ---------------------------------------------------------
