@@ -1,5 +1,6 @@
 """Mends recordings that a crash tore, says what is in one, and takes sensor frames out of it."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,18 +67,21 @@ def recover(torn: Path, whole: Path) -> Summary:
     return _finish(found, scan)
 
 
-def extract_frames(path: Path, out: Path) -> int:
-    """Write the sensor frames of a recording as JSON Lines, in the order of the log.
+def extract_frames(path: Path, out: Path, robot: str | None = None) -> Counter[str]:
+    """Write the sensor frames of a recording (of one robot, when named) as JSON Lines, in order.
 
-    Answers how many there are; raises `NotMcap`.
+    Answers how many there are of each robot; raises `NotMcap`.
     """
-    name, count = event_schema(FRAMES).name, 0
+    name, counts = event_schema(FRAMES).name, Counter[str]()
     with out.open("wb") as lines:
-        for schema, _, message in Scan(path):
-            if schema is not None and schema.name == name:
+        for schema, channel, message in Scan(path):
+            if schema is None or schema.name != name:
+                continue
+            of = channel.topic.strip("/").partition("/")[0]
+            if robot in (None, of):
                 lines.write(message.data + b"\n")
-                count += 1
-    return count
+                counts[of] += 1
+    return counts
 
 
 def _count(found: Summary, schema: Schema | None, channel: Channel, message: Message) -> None:

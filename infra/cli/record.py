@@ -126,16 +126,19 @@ def info(
 def frames(
     file: Annotated[Path, typer.Argument(help="A recording.", exists=True)],
     out: Annotated[Path, typer.Argument(help="The JSON Lines to write, for `ralo fuse`.")],
+    robot: Annotated[str | None, typer.Option(help="This robot alone.")] = None,
     json: Json = False,
 ) -> None:
     """Take the sensor frames out of a recording."""
     from consumers.recorder.mend import extract_frames
 
-    count = extract_frames(file, out)
+    counts = extract_frames(file, out, robot)
     if json:
-        _print({"frames": count, "path": str(out)})
-    else:
-        print(f"{count:,} sensor frames written to {out}")
+        _print({"frames": counts.total(), "robots": dict(counts), "path": str(out)})
+        return
+    print(f"{counts.total():,} sensor frames of {', '.join(counts) or 'no robot'} written to {out}")
+    if len(counts) > 1:
+        print("`ralo fuse` takes the frames of one robot: say which with --robot")
 
 
 # -- what to record -----------------------------------------------------------------------------

@@ -440,11 +440,19 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
 
 def test_frames_come_out_as_they_went_in(tmp_path: Path) -> None:
     follow_all(filled(), tmp_path / "x.mcap", Wanted())
-    assert extract_frames(tmp_path / "x.mcap", tmp_path / "frames.jsonl") == 9
+    counts = extract_frames(tmp_path / "x.mcap", tmp_path / "frames.jsonl")
+    assert counts == {"rover": 8, "other": 1}
     lines = (tmp_path / "frames.jsonl").read_bytes().splitlines()
     assert [SensorFrame.model_validate_json(line) for line in lines] == [
         slot.event for slot in valid().slots.values() if isinstance(slot.event, SensorFrame)
     ]
+
+
+def test_frames_of_one_robot_come_out_alone(tmp_path: Path) -> None:
+    follow_all(filled(), tmp_path / "x.mcap", Wanted())
+    counts = extract_frames(tmp_path / "x.mcap", tmp_path / "frames.jsonl", "other")
+    assert counts == {"other": 1}
+    assert len((tmp_path / "frames.jsonl").read_bytes().splitlines()) == 1
 
 
 LIVE = """
