@@ -113,6 +113,20 @@ class Nursery:
         self._run = run
         self._fork = multiprocessing.get_context("forkserver")
         self._fork.set_forkserver_preload(list(preload))
+        self._warm = threading.Event()
+        threading.Thread(target=self._warm_up, name="forkserver", daemon=True).start()
+
+    def _warm_up(self) -> None:
+        # The server answers once it has imported all that it preloads, which may take half a
+        # minute on a busy machine.
+        first = self._fork.Process(target=_nothing, name="first")
+        first.start()
+        first.join()
+        self._warm.set()
+
+    def is_ready_for(self, child: Child) -> bool:
+        """Whether this child can be started at once: a fork waits for its server."""
+        return bool(child.arguments) or self._warm.is_set()
 
     def start(self, child: Child, log: Path) -> None:
         """Start a child whose words go to a file."""
@@ -145,6 +159,10 @@ def stop_all(children: Iterable[Child]) -> None:
             logger.warning("%s did not stop in %.0f s: killed", process.name, STOP_S)
             process.kill()
             process.join()
+
+
+def _nothing() -> None:
+    """What the first fork does."""
 
 
 def _become(run: Run, kind: str, environ: dict[str, str], log: str) -> None:

@@ -158,8 +158,7 @@ class Supervisor:
         for policy in self._missions.policies():
             self._last_wanted[policy] = now
         scale = read_scale(self._config)
-        # Robots first: the first fork waits until torch is imported, a robot needs none of it.
-        children = self._robots() + [self._child(kind, 0, None) for kind in ALWAYS]
+        children = [self._child(kind, 0, None) for kind in ALWAYS]
         for policy, at in self._last_wanted.items():
             if now - at < GRACE_S:
                 for kind in PER_POLICY:
@@ -169,6 +168,7 @@ class Supervisor:
             Child(f"gate-0@{policy}", "gate", {}, ("run", "gate", "--policy", policy))
             for policy in self._missions.piloting()
         ]
+        children += self._robots()
         return {child.name: child for child in children}
 
     def _child(self, kind: str, index: int, policy: str | None) -> Child:
@@ -198,7 +198,7 @@ class Supervisor:
             if code is None:
                 return
             child.note_exit(code, now)
-        if now >= child.next_start_s:
+        if now >= child.next_start_s and self._nursery.is_ready_for(child):
             self._nursery.start(child, log_file(self._config, child.name))
 
     def _write_status(self) -> None:
