@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"torch", "transformers", "faust", "mujoco", "confluent_kafka", "datasets", "minio"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "faust",
+    "mujoco",
+    "gymnasium",
+    "confluent_kafka",
+    "datasets",
+    "minio",
+}
 AGGREGATOR = (
     "from infra.cli.processors import factory; from infra.settings import Settings; "
     "factory('aggregator')(Settings(policy='p', state_dir='.'))"
@@ -39,4 +48,20 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 def test_an_aggregator_imports_no_transformers(tmp_path: Path) -> None:
     found = imported(tmp_path, "-c", AGGREGATOR)
     assert {"torch", "streams"} <= found
-    assert "transformers" not in found
+    assert not found & {"transformers", "gymnasium", "mujoco"}
+
+
+def test_a_policy_acts_without_torch(tmp_path: Path) -> None:
+    code = "import streams.learning.control.mlp, streams.learning.engines.gymnasium"
+    found = imported(tmp_path, "-c", code)
+    assert "numpy" in found
+    assert not found & HEAVY
+
+
+@pytest.mark.slow
+def test_the_learners_of_control_policies_import_no_transformers(tmp_path: Path) -> None:
+    modules = ("sampler", "trainer", "control.player", "control.learner")
+    code = "; ".join(f"import streams.learning.{name}" for name in modules)
+    found = imported(tmp_path, "-c", code)
+    assert {"torch", "streams"} <= found
+    assert not found & {"transformers", "gymnasium", "mujoco"}
