@@ -72,6 +72,7 @@ class UpLink:
         self._window: deque[Said] = deque()
         self._sent_seq = -1
         self._ended: Running | None = None
+        self._announced = False
         self.restarts = 0
 
     def receive(self, limit: int) -> list[Delivered]:
@@ -98,6 +99,7 @@ class UpLink:
     def _open(self, letter: Letter) -> None:
         match letter:
             case Acknowledged():
+                self._announced = True
                 while self._window and self._window[0].seq <= letter.seq:
                     self._window.popleft()
             case Commands():
@@ -106,6 +108,14 @@ class UpLink:
                 self._came.append((letter.next_offset, None, False))
             case _:
                 raise ValueError(f"a link does not send {letter!r}")
+
+    def takes_frames(self) -> bool:
+        """Whether the log has feedback of this life.
+
+        Commands follow from frames: so a life that was commanded has said from where on, and its
+        successor finds what it left without an outcome.
+        """
+        return self._announced
 
     def send_frame(self, frame: SensorFrame) -> bool:
         """Hand a frame over; False where there is no room, and it is gone."""

@@ -50,6 +50,10 @@ class Link(Protocol):
         """What came from `commands`, in order."""
         ...
 
+    def takes_frames(self) -> bool:
+        """Whether the log knows of this life: before, nobody may command it."""
+        ...
+
     def send_frame(self, frame: SensorFrame) -> bool:
         """Hand a frame over; False where there is no room, and it is gone."""
         ...
@@ -209,12 +213,18 @@ class ControlLoop:
         changes, self.actuator.changes = self.actuator.changes, []
         for change in changes:
             self._keep(change, now_ms, wall_ms)
+        self._send_readings(readings, now_ms, wall_ms)
+        if changes or self._feedback.due(now_ms):
+            self._say_feedback(now_ms, wall_ms)
+
+    def _send_readings(self, readings: Sequence[Reading], now_ms: float, wall_ms: float) -> None:
+        if not self._link.takes_frames():
+            self._packer.dropped += len(readings)
+            return
         self._packer.take(readings)
         frame = self._packer.frame(now_ms, wall_ms)
         if frame is not None and not self._link.send_frame(frame):
             self._packer.dropped += len(frame.readings)
-        if changes or self._feedback.due(now_ms):
-            self._say_feedback(now_ms, wall_ms)
 
     def _say_feedback(self, now_ms: float, wall_ms: float) -> None:
         for order, past in self._local_orders():

@@ -193,9 +193,12 @@ def test_what_is_no_event_is_a_dead_letter_and_stops_nothing(log: Log, robot: Ro
 def test_frames_feedback_and_safety_events_go_up(log: Log, robot: Robot) -> None:
     robot.until(robot.up.has_room)
     frame = SensorFrame(robot_id=ROBOT, boot_id="b1", seq=0, stamp_ms=1, wall_ms=1e12, readings=[])
-    assert robot.up.send_frame(frame)
+    assert not robot.up.takes_frames()
     for _ in range(5):
         robot.say()
+    robot.until(robot.up.takes_frames)
+    assert _feedback(log), "the log knows of this life before anybody can command it"
+    assert robot.up.send_frame(frame)
     keep(robot, 3)
     robot.until(lambda: len(events(log, SAFETY_EVENTS)) == 3)
     assert robot.close() == 0

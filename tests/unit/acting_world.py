@@ -147,7 +147,7 @@ class MemoryLink:
         self.inbox: list[Delivered] = []
         self.frames: list[SensorFrame] = []
         self.feedback: list[Feedback] = []
-        self.room = True
+        self.room = self.announced = True
         self.offset = 0
 
     def publish(self, event: Event) -> int:
@@ -159,6 +159,9 @@ class MemoryLink:
     def receive(self, limit: int) -> Sequence[Delivered]:
         taken, self.inbox = self.inbox[:limit], self.inbox[limit:]
         return taken
+
+    def takes_frames(self) -> bool:
+        return self.announced
 
     def send_frame(self, frame: SensorFrame) -> bool:
         if self.room:

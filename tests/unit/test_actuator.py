@@ -320,6 +320,16 @@ def test_feedback_waits_for_room_and_then_has_every_outcome() -> None:
     assert set(world.link.outcomes().values()) == {"applied"}
 
 
+def test_no_frame_goes_up_before_the_log_knows_of_this_life() -> None:
+    world = World()
+    world.link.announced = False
+    world.run(100)
+    assert not world.link.frames and world.packer.dropped == 4 * 20
+    world.link.announced = True
+    world.run(100)
+    assert len(world.link.frames) == 20 and world.link.frames[0].dropped == 4 * 20
+
+
 def test_feedback_names_the_policy_that_acts_and_none_while_it_rests() -> None:
     world = World(safety_spec())
     world.drive(500)
