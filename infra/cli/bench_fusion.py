@@ -33,21 +33,28 @@ def fusion(
     """Fuse a rover's frames at 200 Hz as fast as it goes, beside a bare filterpy EKF.
 
     Ours counts from a decoded record to the bytes to publish: order of events, history, gates,
-    covariance and health. filterpy's predicts and updates with the same models and noise, and
-    publishes nothing.
+    covariance and health; `filter` is the same without making and encoding states. filterpy's
+    predicts and updates with the same models and noise, and has none of that.
     """
     # Small matrices: threads of a BLAS would only take more than the one core that is counted.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    figures = compared(frames, seed)
+    print(json_module.dumps(figures, indent=2) if json else "\n".join(_lines(figures)))
+
+
+def compared(frames: int, seed: int) -> dict[str, Any]:
+    """The figures of ours and, where it is installed, of filterpy's."""
     records = _records(frames + WARM_FRAMES, seed)
     ours = _measured("ours", _ours(), records)
     figures: dict[str, Any] = {"frames": frames, "rate_hz": RATE_HZ, "ours": ours}
+    figures["filter"] = _measured("filter", _filter(), records)
     if importlib.util.find_spec("filterpy") is None:
         figures["filterpy"] = None
     else:
         theirs = _measured("filterpy", _filterpy(), records)
         figures["filterpy"] = theirs
         figures["ours_over_filterpy"] = round(ours["frames_per_s"] / theirs["frames_per_s"], 2)
-    print(json_module.dumps(figures, indent=2) if json else "\n".join(_lines(figures)))
+    return figures
 
 
 def _records(count: int, seed: int) -> list["Record"]:
@@ -76,7 +83,7 @@ def _measured(name: str, take: Take, records: Sequence["Record"]) -> dict[str, A
             said_s = time.monotonic()
             print(f"bench: {name}, {k:,} of {len(records):,} frames", file=sys.stderr)
     took = np.array(took_s[WARM_FRAMES:])
-    frames_per_s = len(took) / took.sum()
+    frames_per_s = len(took) / float(took.sum())
     return {
         "frames_per_s": round(frames_per_s, 1),
         "rovers_at_200_hz": int(frames_per_s // RATE_HZ),
@@ -107,6 +114,21 @@ def _ours() -> Take:
     return take
 
 
+def _filter() -> Take:
+    """Ours up to the mean: order of events, history and gates, no event made of it."""
+    from infra.cli.rover_frames import ROVER
+    from streams.acting.fusion.boot import Boot
+    from streams.acting.fusion.filter import Filter
+
+    boot = Boot(ROVER, Filter(ROVER))
+
+    def take(record: "Record") -> "NDArray[np.float64]":
+        boot.take(record.event)  # type: ignore[arg-type]
+        return boot.belief.mean
+
+    return take
+
+
 def _filterpy() -> Take:
     """An extended Kalman filter as one writes it with filterpy: nine states, the same noise."""
     from infra.cli.filterpy_rover import FilterpyRover
@@ -121,7 +143,7 @@ def _filterpy() -> Take:
 
 def _lines(figures: dict[str, Any]) -> Iterable[str]:
     yield f"{figures['frames']:,} frames of a rover, one core"
-    for name in ("ours", "filterpy"):
+    for name in ("ours", "filter", "filterpy"):
         if found := figures[name]:
             yield (
                 f"  {name:9}{found['frames_per_s']:>8,.0f} frames/s, "

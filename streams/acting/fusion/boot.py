@@ -93,6 +93,11 @@ class Boot:
         while self._frames and self._frames[oldest := next(iter(self._frames))] < self._cutoff_ms:
             del self._frames[oldest]
 
+    @property
+    def belief(self) -> Belief:
+        """What is believed after the newest event, at its time."""
+        return self._history.newest.belief
+
     def state(self, source: Sources) -> FusedState:
         """The state after all frames so far, at the time of the newest; some must have come."""
         frame, (belief, tallies) = self._newest, self._history.newest

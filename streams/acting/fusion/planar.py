@@ -50,7 +50,7 @@ class Planar:
         self._beacons = Beacons(spec, dimensions=2)
         biases = self._beacons.names
         self.names = CORE + biases
-        groups = {"range_bias_m": biases} if biases else {}
+        groups = {"range_bias_m": biases}
         quiet = PROCESS_STD | dict.fromkeys(biases, 0.001)
         process = by_name("process_std", spec.process_std, quiet, groups)
         self._noise_per_s = np.diag(np.square([process[name] for name in self.names]))

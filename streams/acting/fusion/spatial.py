@@ -56,7 +56,7 @@ class Spatial:
         self._beacons = Beacons(spec, dimensions=3)
         biases = self._beacons.names
         self.names = CORE + biases
-        groups = GROUPS | ({"range_bias_m": biases} if biases else {})
+        groups = GROUPS | {"range_bias_m": biases}
         quiet = _spread(_PROCESS_STD) | dict.fromkeys(biases, 0.001)
         process = by_name("process_std", spec.process_std, quiet | COAST, groups)
         self._noise_per_s = np.diag(np.square([process[name] for name in self.names]))
