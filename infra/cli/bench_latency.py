@@ -25,11 +25,11 @@ from infra.cli.latency_chains import (
     WORLD,
     BenchError,
     Chain,
-    Sizes,
+    Work,
     bare_chain,
     delete_topics,
     drive,
-    measured_sizes,
+    measured_work,
     mission_of,
     our_chain,
     robot_file,
@@ -41,6 +41,7 @@ RATIO_MAX = 2.0
 """What is held to be good, at the median."""
 WARM_S = 2.0
 READY_S = 40.0
+DRAIN_S = 5.0
 
 
 def latency(
@@ -94,8 +95,8 @@ def _measure(
     log.provision(list(TOPICS.values()))
     log.append([message(mission_of(world))])
     robot, path = robot_file(undo)
-    sizes = measured_sizes(robot, world, frames)
-    ours, bare = our_chain(config, log, path, frames, undo), bare_chain(log, sizes, undo)
+    work = measured_work(robot, world, frames)
+    ours, bare = our_chain(config, log, path, frames, undo), bare_chain(log, work, undo)
     ended = threading.Event()
     threads = [threading.Thread(target=chain.listen, args=(ended,)) for chain in (ours, bare)]
     for thread in threads:
@@ -104,12 +105,19 @@ def _measure(
         first = _until_both_answer(ours, bare, rate_hz)
         say(f"{count:,} frames each way at {rate_hz:g} Hz")
         _take_turns(ours, bare, first, first + warm + count, rate_hz)
-        time.sleep(0.5)
+        _drain(ours, bare)
     finally:
         ended.set()
         for thread in threads:
             thread.join()
-    return _figures(ours, bare, first + warm, rate_hz, sizes)
+    return _figures(ours, bare, first + warm, rate_hz, work)
+
+
+def _drain(*chains: Chain) -> None:
+    """Give what is on its way the time to come."""
+    until = time.monotonic() + DRAIN_S
+    while any(chain.waits() for chain in chains) and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 def _until_both_answer(ours: Chain, bare: Chain, rate_hz: float) -> int:
@@ -142,12 +150,12 @@ def _take_turns(ours: Chain, bare: Chain, start: int, stop: int, rate_hz: float)
 # -- what is said -------------------------------------------------------------------------------
 
 
-def _figures(ours: Chain, bare: Chain, first: int, rate_hz: float, sizes: Sizes) -> dict[str, Any]:
+def _figures(ours: Chain, bare: Chain, first: int, rate_hz: float, work: Work) -> dict[str, Any]:
     one, other = ours.figures(first), bare.figures(first)
     return {
         "rate_hz": rate_hz,
         "passes": 3,
-        "payload_bytes": asdict(sizes),
+        "work": asdict(work),
         "ralo": one,
         "bare": other,
         "ratio_p50": round(one["p50_ms"] / other["p50_ms"], 2),
@@ -158,10 +166,10 @@ def _figures(ours: Chain, bare: Chain, first: int, rate_hz: float, sizes: Sizes)
 
 
 def _text(figures: Mapping[str, Any]) -> str:
-    sizes = figures["payload_bytes"]
+    work = figures["work"]
     lines = [
         f"sensor frame published to command received, {figures['rate_hz']:g} Hz, "
-        f"{sizes['frame']:,}, {sizes['state']:,} and {sizes['command']:,} bytes:"
+        f"{work['frame_bytes']:,}, {work['state_bytes']:,} and {work['command_bytes']:,} bytes:"
     ]
     for name in ("ralo", "bare"):
         one = figures[name]
@@ -169,6 +177,10 @@ def _text(figures: Mapping[str, Any]) -> str:
             f"  {name:5} p50 {one['p50_ms']:6.2f} ms  p99 {one['p99_ms']:6.2f} ms  "
             f"({one['frames']:,} frames, {one['without_command']:,} without a command)"
         )
+    lines.append(
+        f"  of ours, fusion computes for {work['fusion_ms']:.2f} ms and the controller for "
+        f"{work['controller_ms']:.2f} ms"
+    )
     lines.append(
         f"  ralo over bare: {figures['ratio_p50']:.2f} at the median "
         f"(at most {figures['ratio_p50_max']:g}), {figures['ratio_p99']:.2f} at p99"

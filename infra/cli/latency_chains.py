@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,9 @@ from infra.settings import Settings
 if TYPE_CHECKING:
     from infra.kafka.log import KafkaLog
     from schemas.acting import SensorFrame
+    from schemas.base import Event
     from schemas.missions import RobotMission
+    from schemas.records import Record
     from schemas.robot_file import RobotFile
     from schemas.worlds import World
 
@@ -41,12 +44,14 @@ def say(line: str) -> None:
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Bytes of one frame, one state and one command."""
+class Work:
+    """What each hop has to do: bytes of what it passes on, and how long it computes."""
 
-    frame: int
-    state: int
-    command: int
+    frame_bytes: int
+    state_bytes: int
+    command_bytes: int
+    fusion_ms: float
+    controller_ms: float
 
 
 @dataclass
@@ -70,6 +75,10 @@ class Chain:
         while not ended.is_set():
             for number, at_ns in self.received(0.05):
                 self.back_ns.setdefault(number, at_ns)
+
+    def waits(self) -> bool:
+        """Whether the last frame is not answered yet."""
+        return max(self.sent_ns) not in self.back_ns
 
     def figures(self, first: int) -> dict[str, Any]:
         """Milliseconds from sending to receiving, of the frames from this number on."""
@@ -205,21 +214,21 @@ def _start(
 # -- bare ---------------------------------------------------------------------------------------
 
 
-def bare_chain(log: "KafkaLog", sizes: Sizes, undo: contextlib.ExitStack) -> Chain:
+def bare_chain(log: "KafkaLog", work: Work, undo: contextlib.ExitStack) -> Chain:
     """The same with confluent-kafka alone: a number passed on in payloads of the same sizes."""
     from infra.cli import bare_hop
     from schemas.topics import Topic
 
     log.provision([Topic(name, (), partitions=1) for name in BARE])
     frames, states, commands = (f"{log.namespace}{name}" for name in BARE)
-    hops = ((frames, states, sizes.state), (states, commands, sizes.command))
+    hops = ((frames, states, work.state_bytes), (states, commands, work.command_bytes))
     for source, target, size in hops:
         command = [sys.executable, "-m", bare_hop.__name__, log.bootstrap, source, target]
         _start(f"{source} to {target}", [*command, str(size)], undo)
     producer = bare_hop.producer(log.bootstrap)
     consumer = bare_hop.consumer(log.bootstrap, commands)
     undo.callback(consumer.close)
-    rest = b"x" * (sizes.frame - bare_hop.HEAD_BYTES)
+    rest = b"x" * (work.frame_bytes - bare_hop.HEAD_BYTES)
 
     def send(number: int) -> None:
         producer.produce(frames, number.to_bytes(bare_hop.HEAD_BYTES, "big") + rest)
@@ -235,29 +244,44 @@ def bare_chain(log: "KafkaLog", sizes: Sizes, undo: contextlib.ExitStack) -> Cha
     return Chain("bare confluent-kafka", send, received)
 
 
-def measured_sizes(robot: "RobotFile", world: "World", frames: Sequence["SensorFrame"]) -> Sizes:
-    """Of one after another, by the same code as in the processes."""
+def measured_work(robot: "RobotFile", world: "World", frames: Sequence["SensorFrame"]) -> Work:
+    """Sizes and times of one after another, by the same code as in the processes."""
     from producers.robots.registry import make_driver
-    from schemas.records import Partition, Record
     from streams.acting.control.controller import Controller
     from streams.acting.fusion import SensorFusion
 
     fusion = SensorFusion({robot.robot_id: robot.fusion})
     controller = Controller(robot, make_driver(robot, Path()).spec, epoch=0)
-    mission = mission_of(world)
-    controller.replay(Record(Partition(mission.topic, 0), 0, None, None, event=mission))
+    controller.replay(_record(mission_of(world), 0))
     sizes: dict[str, list[int]] = {"sensor-frame": [], "fused-state": [], "command": []}
+    took_ms: dict[str, list[float]] = {"fusion": [], "controller": []}
     for offset, frame in enumerate(frames[:SIZED]):
-        sizes[frame.type].append(len(frame.to_bytes()))
-        for state in fusion.take(
-            Record(Partition(frame.topic, 0), offset, None, None, event=frame)
-        ):
-            sizes[state.type].append(len(state.to_bytes()))
-            record = Record(Partition(state.topic, 0), offset, None, None, event=state)
-            for event in controller.take(record):
-                if event.type in sizes:
-                    sizes[event.type].append(len(event.to_bytes()))
-    return Sizes(*(round(sum(of) / len(of)) for of in sizes.values()))
+        states = _timed(took_ms["fusion"], fusion.take, _record(frame, offset))
+        found = [frame, *states]
+        for state in states:
+            found += _timed(took_ms["controller"], controller.take, _record(state, offset))
+        for event in found:
+            if event.type in sizes:
+                sizes[event.type].append(len(event.to_bytes()))
+    return Work(
+        *(round(sum(of) / len(of)) for of in sizes.values()),
+        *(round(statistics.median(of), 3) for of in took_ms.values()),
+    )
+
+
+def _record(event: "Event", offset: int) -> "Record":
+    from schemas.records import Partition, Record
+
+    return Record(Partition(event.topic, 0), offset, None, None, event=event)
+
+
+def _timed(
+    took_ms: list[float], take: Callable[["Record"], Iterable["Event"]], record: "Record"
+) -> list["Event"]:
+    began = time.perf_counter()
+    events = list(take(record))
+    took_ms.append(1000 * (time.perf_counter() - began))
+    return events
 
 
 def delete_topics(log: "KafkaLog") -> None:

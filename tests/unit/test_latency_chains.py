@@ -11,14 +11,14 @@ from infra.cli.latency_chains import (
     WORLD,
     BenchError,
     Chain,
-    Sizes,
+    Work,
     drive,
-    measured_sizes,
+    measured_work,
 )
 from infra.robots import read_robot
 from producers.robots.worlds import read_world
 
-SIZES = Sizes(frame=1000, state=2000, command=400)
+WORK = Work(1000, 2000, 400, 0.5, 0.25)
 
 
 def chain(name: str, took_ms: list[float | None]) -> Chain:
@@ -44,6 +44,11 @@ def test_frames_without_a_command_are_counted() -> None:
         chain("bare", [None, None]).figures(first=0)
 
 
+def test_a_chain_waits_for_its_last_frame() -> None:
+    assert not chain("ralo", [1.0, None, 3.0]).waits()
+    assert chain("ralo", [1.0, None]).waits()
+
+
 def test_the_first_command_for_a_frame_counts() -> None:
     import threading
 
@@ -61,8 +66,9 @@ def test_the_first_command_for_a_frame_counts() -> None:
 
 
 def test_the_ratio_is_that_of_the_medians() -> None:
-    figures = _figures(chain("ralo", [3.0] * 9), chain("bare", [2.0] * 9), 0, 50.0, SIZES)
+    figures = _figures(chain("ralo", [3.0] * 9), chain("bare", [2.0] * 9), 0, 50.0, WORK)
     assert (figures["ratio_p50"], figures["ratio_p99"]) == (1.5, 1.5)
+    assert "fusion computes for 0.50 ms and the controller for 0.25 ms" in _text(figures)
     assert "ralo over bare: 1.50 at the median (at most 2)" in _text(figures)
 
 
@@ -73,6 +79,7 @@ def test_payloads_are_as_large_as_what_the_processes_send() -> None:
     assert [frame.seq for frame in frames] == list(range(50))
     assert {frame.robot_id for frame in frames} == {ROBOT}
     robot = read_robot(EXAMPLES / "robots" / "rover.yaml")
-    sizes = measured_sizes(robot.model_copy(update={"robot_id": ROBOT}), world, frames)
-    assert sizes.frame == round(sum(len(f.to_bytes()) for f in frames) / 50)
-    assert 500 < sizes.state < 10_000 and 200 < sizes.command < 2000
+    work = measured_work(robot.model_copy(update={"robot_id": ROBOT}), world, frames)
+    assert work.frame_bytes == round(sum(len(f.to_bytes()) for f in frames) / 50)
+    assert 500 < work.state_bytes < 10_000 and 200 < work.command_bytes < 2000
+    assert work.fusion_ms > 0 and work.controller_ms > 0
