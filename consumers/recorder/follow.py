@@ -37,7 +37,7 @@ ACTING = (
 """What is recorded by default."""
 
 _OF_ALL = (MISSIONS.name, MISSION_RESULTS.name)
-"""Topics that hold the missions of learners too, which are no part of what robots do."""
+"""Topics that hold the missions of learners too."""
 
 FLUSH_EVERY_S = 0.25
 _POLL_S = 0.1
@@ -52,13 +52,15 @@ class Wanted:
 
     robots: frozenset[str] | None = None
     mission: RobotMission | None = None
+    learners: bool = False
+    """Missions of learners too, which are no part of what robots do."""
 
     def __contains__(self, event: Event) -> bool:
         if isinstance(event, MissionControl):
             return self.mission is None or event.mission_id == self.mission.mission_id
         robots = robots_of(event)
         if self.robots is None:
-            return bool(robots) or event.topic not in _OF_ALL
+            return bool(robots) or self.learners or event.topic not in _OF_ALL
         return not self.robots.isdisjoint(robots)
 
 

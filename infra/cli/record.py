@@ -82,6 +82,7 @@ def to(
     log = connect_log(config)
     topics = _topics(topic, [one.name for one in ACTING])
     wanted, since_ms = _wanted(log, robot or [], mission)
+    wanted.learners = topic is not None  # Who names a topic wants all of it.
     since_ms = since_ms if begin is None else _since_ms(begin)
     start = beginnings(log, topics, since_ms)
     pictures = _camera(camera)  # First, for it says what MuJoCo is to draw by.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from acting_books import WALL_MS, frame, release, safety, valid
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from mcap.reader import make_reader
@@ -23,6 +24,7 @@ from consumers.recorder.mend import extract_frames, recover, summarize
 from consumers.recorder.recording import Recording
 from consumers.recorder.scan import NotMcap
 from consumers.recorder.views import Views, quaternion
+from infra.cli.record import RecordError, _since_ms, _topics, _wanted, app
 from infra.envelope import message
 from infra.memory.log import MemoryLog
 from infra.schema_docs import event_type, events, json_schema
@@ -314,6 +316,7 @@ def test_missions_of_learners_are_left_out_of_what_all_robots_do() -> None:
     result = RobotMissionResult(mission_id="m1", robot_id="rover", outcome="done")
     learner = _first(TOPICS["missions"])
     assert result in Wanted() and learner not in Wanted()
+    assert learner in Wanted(learners=True)
     assert result not in Wanted(frozenset({"other"}))
 
 
@@ -453,6 +456,43 @@ def test_frames_of_one_robot_come_out_alone(tmp_path: Path) -> None:
     counts = extract_frames(tmp_path / "x.mcap", tmp_path / "frames.jsonl", "other")
     assert counts == {"other": 1}
     assert len((tmp_path / "frames.jsonl").read_bytes().splitlines()) == 1
+
+
+# -- what is asked for --------------------------------------------------------------------------
+
+
+def test_a_while_ago_is_a_time_of_day() -> None:
+    now_ms = time.time() * 1000
+    assert _since_ms("start") == 0.0 and _since_ms("now") is None
+    for text, ago_s in (("@-90s", 90), ("@-10m", 600), ("@-1.5h", 5400)):
+        since_ms = _since_ms(text)
+        assert since_ms == pytest.approx(now_ms - ago_s * 1000, abs=2000)
+    with pytest.raises(RecordError, match="--from yesterday: say start, now, or a while ago"):
+        _since_ms("yesterday")
+
+
+def test_topics_are_those_of_the_map() -> None:
+    assert _topics(None, ["commands"]) == ["commands"]
+    assert _topics(["feedback"], ["commands"]) == ["feedback"]
+    with pytest.raises(RecordError, match="no topic comands: there are missions"):
+        _topics(["comands"], [])
+
+
+def test_a_mission_says_which_robots_and_since_when() -> None:
+    log = filled()
+    wanted, since_ms = _wanted(log, [], "m1")
+    assert wanted.robots == {"rover", "other"} and since_ms is not None
+    assert _wanted(log, ["rover"], "m1")[0].robots == {"rover"}
+    with pytest.raises(RecordError, match="no mission 'm9' for robots in the log; there are: m1"):
+        _wanted(log, [], "m9")
+
+
+def test_the_verb_may_be_left_out() -> None:
+    group = typer.main.get_group(app)
+    context = group.make_context("record", ["x.mcap", "--seconds", "1"])
+    assert context._protected_args + context.args == ["to", "x.mcap", "--seconds", "1"]
+    context = group.make_context("record", ["info", "x.mcap"])
+    assert context._protected_args + context.args == ["info", "x.mcap"]
 
 
 LIVE = """
