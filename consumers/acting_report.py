@@ -6,7 +6,7 @@ order; what belongs together is joined at the end, by the robot's clock within e
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -102,6 +102,8 @@ class RobotReport(BaseModel):
     distance_m: float = 0.0
     rmse_fused_m: float | None = None
     rmse_odometry_m: float | None = None
+    rmse_second_m: float | None = None
+    """Of a second opinion on the same frames, where one was asked for."""
     contacts: int = 0
     commands: dict[str, int] = {}
     """Issued, and how many had which outcome."""
@@ -123,6 +125,10 @@ class RobotReport(BaseModel):
     loop: LoopReport | None = None
 
 
+Opinion = Callable[[SensorFrame], Sequence[float]]
+"""Another filter: given the frames of one boot as they came, it answers x, y, … after each."""
+
+
 @dataclass
 class _Boot:
     """What came of one life of a robot's actuator, by its clock."""
@@ -131,6 +137,8 @@ class _Boot:
     odometry: Track = field(default_factory=Track)
     """Speed and yaw rate in place of x and y."""
     fused: Track = field(default_factory=Track)
+    second: Track = field(default_factory=Track)
+    opinion: "Opinion | None" = None
     applied: list[tuple[float, PolicyRef]] = field(default_factory=list)
     rewards: list[tuple[float, int, float, float]] = field(default_factory=list)
     """Time, number, reward, episode."""
@@ -179,9 +187,14 @@ class _Robot:
 class ActingReport:
     """Takes in records; `robots` then says what there was, of the mission where one is named."""
 
-    def __init__(self, robots: Iterable[str] = (), mission: str | None = None) -> None:
+    def __init__(
+        self,
+        robots: Iterable[str] = (),
+        mission: str | None = None,
+        second: Callable[[], Opinion] | None = None,
+    ) -> None:
         self._only = frozenset(robots)
-        self._mission = mission
+        self._mission, self._second = mission, second
         self._robots: dict[str, _Robot] = {robot: _Robot() for robot in self._only}
 
     def observe(self, record: Record) -> None:
@@ -193,7 +206,10 @@ class ActingReport:
         robot = self._robots.setdefault(robot_id, _Robot())
         match event:
             case SensorFrame():
-                _frame(robot.boot(event.boot_id), event)
+                boot = robot.boot(event.boot_id)
+                if self._second is not None:
+                    boot.opinion = boot.opinion or self._second()
+                _frame(boot, event)
             case FusedState():
                 _state(robot.boot(event.boot_id), event)
             case Command():
@@ -256,6 +272,9 @@ def acting_report(
 
 
 def _frame(boot: _Boot, frame: SensorFrame) -> None:
+    if boot.opinion is not None:
+        x_m, y_m, *_ = boot.opinion(frame)
+        boot.second.add(frame.stamp_ms, x_m, y_m)
     for reading in frame.readings:
         if not boot.is_new(reading):
             continue
@@ -315,17 +334,19 @@ Boots = Mapping[str, _Boot]
 
 def _way(found: RobotReport, boots: Boots, windows: Windows) -> None:
     """How far it went, and how far from the truth it was believed to be."""
-    fused, odometry = Errors(), Errors()
+    fused, odometry, second = Errors(), Errors(), Errors()
     for id_, boot in boots.items():
         window = windows[id_]
         truth = boot.truth.within(*window)
         believed = boot.fused.within(*window)
         found.distance_m += (truth if len(truth) else believed).length_m()
         fused.add(believed, truth)
+        second.add(boot.second.within(*window), truth)
         odometry.add(dead_reckoned(boot.odometry.within(*window), truth), truth)
         times = truth.at_ms if len(truth) else believed.at_ms
         found.seconds += (times[-1] - times[0]) / 1000 if len(times) else 0.0
     found.rmse_fused_m, found.rmse_odometry_m = fused.rmse_m, odometry.rmse_m
+    found.rmse_second_m = second.rmse_m
 
 
 def _acts(found: RobotReport, boots: Boots, windows: Windows) -> None:

@@ -132,8 +132,9 @@ def _filter() -> Take:
 def _filterpy() -> Take:
     """An extended Kalman filter as one writes it with filterpy: nine states, the same noise."""
     from infra.cli.filterpy_rover import FilterpyRover
+    from infra.cli.rover_frames import ROVER
 
-    rover = FilterpyRover()
+    rover = FilterpyRover(ROVER)
 
     def take(record: "Record") -> "NDArray[np.float64]":
         return rover.take(record.event)  # type: ignore[arg-type]

@@ -8,10 +8,10 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -27,6 +27,9 @@ from producers.missions import publish
 from schemas.acting import OperatorOrder
 from schemas.missions import Mission, MissionControl, RobotMission
 from schemas.records import Partition, Record
+
+if TYPE_CHECKING:
+    from consumers.acting_report import Opinion
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 READY_S = 30.0
@@ -93,8 +96,8 @@ def _reset(log: Log, view: RobotsView) -> None:
 
 
 def all_report(view: RobotsView) -> bool:
-    """Whether every robot has said its mode and follows commands, or holds."""
-    return all(robot.applied > 0 or robot.mode == "HOLD" for robot in view.robots.values())
+    """Whether every robot has said its mode, and fusion where it is."""
+    return all(robot.mode is not None and robot.pose for robot in view.robots.values())
 
 
 def all_through(view: RobotsView) -> bool:
@@ -103,7 +106,7 @@ def all_through(view: RobotsView) -> bool:
 
 
 def _why(config: Settings, view: RobotsView) -> str:
-    silent = [robot.robot_id for robot in view.robots.values() if robot.mode is None]
+    silent = [r.robot_id for r in view.robots.values() if r.mode is None or not r.pose]
     logs = [supervision.log_file(config, f"actuator@{robot}") for robot in silent]
     words = "\n".join(f"{log}:\n{tail(log)}" for log in logs if log.exists())
     return f"{', '.join(silent)} did not report within {READY_S:.0f} s\n{words}"
@@ -136,11 +139,17 @@ class Deadline:
         return self.elapsed_s() > self._seconds
 
 
-def figures(log: Log, mission_id: str, start: Ends, ids: Sequence[str]) -> dict[str, Any]:
-    """What the log says of these robots since `start`, and of filterpy on the same frames."""
+def figures(
+    log: Log,
+    mission_id: str,
+    start: Ends,
+    ids: Sequence[str],
+    second: Callable[[], Opinion] | None = None,
+) -> dict[str, Any]:
+    """What the log says of these robots since `start`."""
     from consumers.acting_report import ActingReport
 
-    report = ActingReport(ids, mission_id)
+    report = ActingReport(ids, mission_id, second)
     for record in since(log, start):
         report.observe(record)
     rows = {name: robot.model_dump() for name, robot in report.robots().items()}
