@@ -25,6 +25,7 @@ from release_world import (
 from safetensors.numpy import save
 
 from schemas.acting import STAGES, Golden, SafetyEvent
+from streams.acting.release.returns import worse
 
 WHOLE_WAY = list(STAGES[:-1])
 ENOUGH = GATE.shadow_steps + GATE.probation_steps + 6
@@ -184,8 +185,47 @@ def test_one_that_earns_a_little_less_stays(arm: Arm) -> None:
 def test_the_trackers_reward_is_no_yardstick(arm: Arm) -> None:
     arm.steps(12, -0.1)
     arm.offer(offer(arm.store, 0))
+    while "SWAPPED" not in arm.stages(0):
+        arm.step(-0.1)
     arm.steps(ENOUGH, -9.0)
     assert arm.stages(0)[-1] == "COMMITTED"
+
+
+def test_what_was_rolled_back_to_acts_after_a_restart_too(arm: Arm) -> None:
+    committed(arm)
+    before = arm.acted[-1]
+    arm.steps(12, -0.1)
+    arm.offer(offer(arm.store, 1))
+    while "SWAPPED" not in arm.stages(1):
+        arm.step(-0.1)
+    arm.start()
+    arm.steps(2, -0.1)
+    assert arm.acted[-1].version == 1
+    arm.steps(ENOUGH, -0.9)
+    assert arm.acted[-1] == before
+    arm.start()
+    arm.step(-0.1)
+    assert arm.acted[-1] == before
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "is_worse"),
+    [
+        ([-2.0], [-1.0], True),
+        ([-1.2], [-1.0], False),
+        ([-2.0], [], False),
+        ([], [-1.0], False),
+        # As far apart as the old ones are among themselves.
+        ([-2.0], [-1.0, -3.0, -0.2, -1.8], False),
+        ([-2.0] * 9, [-1.0, -0.9, -1.1, -1.0], True),
+        ([0.5], [1.0], True),
+        ([1.5], [1.0], False),
+    ],
+)
+def test_a_fall_counts_beyond_the_share_and_beyond_its_error(
+    new: list[float], old: list[float], is_worse: bool
+) -> None:
+    assert bool(worse(new, old, 0.25)) == is_worse
 
 
 @pytest.mark.parametrize(
@@ -423,6 +463,15 @@ def test_a_policy_that_was_damaged_on_disk_does_not_act(arm: Arm) -> None:
     assert arm.acted[-1] == TRACKER
     arm.steps(ENOUGH, -0.1)
     assert arm.acted[-1] == acted
+
+
+def test_what_acts_has_the_hash_that_was_installed(arm: Arm) -> None:
+    committed(arm, 3)
+    path = arm.folder / "current.json"
+    path.write_text(path.read_text().replace(arm.acted[-1].sha256, "f" * 64))
+    arm.start()
+    arm.step(-0.1)
+    assert arm.acted[-1] == TRACKER
 
 
 def test_what_is_not_needed_any_more_is_deleted(arm: Arm) -> None:
