@@ -171,7 +171,8 @@ def _lines(summary: dict[str, Any]) -> Iterator[str]:
         f"({summary['frames_per_s']:,.0f} frames/s)"
     )
     for name, counts in summary["channels"].items():
-        yield f"  {name}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
+        parts = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n]
+        yield f"  {name}: {', '.join(parts) or 'no readings'}"
     for robot, found in summary.get("truth", {}).items():
         yield (
             f"{robot}: {found['rmse_m']:.3f} m from the truth (root mean square of "
