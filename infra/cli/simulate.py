@@ -1,6 +1,7 @@
 """`ralo simulate`: the world process, recordings at full speed, and a load of frames."""
 
 import contextlib
+import gc
 import json
 import signal
 import sys
@@ -99,6 +100,11 @@ class _Sink:
         self._paths, self._files = (record, truth), contextlib.ExitStack()
         self.frames = self.readings = 0
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is any file."""
+        return any(self._paths)
+
     def __enter__(self) -> "_Sink":
         self._record, self._truth = map(self._opened, self._paths)
         return self
@@ -173,20 +179,23 @@ def _serve(
     """Serve a world in real time; answers how it kept its periods."""
     from infra.settings import settings
     from producers.robots.recording import Recorder
-    from producers.robots.serving import WorldServer
+    from producers.robots.serving import WorldServer, no_tap
 
     robot_ids = [*world.rovers, *world.arms]
     recorder = Recorder(robot_ids, f"world-{int(time.time())}", frame_hz)
     folder = settings().state_dir / "robots"
-    server = WorldServer(world, folder, seed, recorder.take)
+    server = WorldServer(world, folder, seed, recorder.take if sink.wanted else no_tap)
+    # What is there now stays: collections that look at it would be late periods.
+    gc.freeze()
     say(f"{world.name}: {', '.join(robot_ids)} in {folder}; Ctrl-C ends it")
     began, told = time.monotonic(), _every(SERVED_SAY_EVERY_S)
     told_missed = 0
     try:
         while not stop.is_set() and (seconds is None or time.monotonic() - began < seconds):
             server.turn()
-            frames = recorder.frames(server.now_ms, time.time() * 1000)
-            sink.write(frames, recorder.truth())
+            if sink.wanted:
+                frames = recorder.frames(server.now_ms, time.time() * 1000)
+                sink.write(frames, recorder.truth())
             if next(told) and server.pace.missed > told_missed:
                 told_missed = server.pace.missed
                 say(_behind(server))

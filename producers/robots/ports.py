@@ -54,16 +54,19 @@ class Port:
         """Whether a driver is there."""
         return self._driver is not None
 
-    def receive(self, now_ms: float) -> None:
-        """Take in what the driver has said, then whoever knocks."""
-        self._hear(now_ms)
+    def receive(self, from_ms: float, until_ms: float) -> None:
+        """Take in what the driver has said, then whoever knocks.
+
+        What was said counts as heard when it was said, but within these times.
+        """
+        self._hear(from_ms, until_ms)
         while True:
             try:
                 driver, _ = self._listener.accept()
             except BlockingIOError:
                 return
             self._welcome(driver)
-            self._hear(now_ms)
+            self._hear(from_ms, until_ms)
 
     def _welcome(self, driver: socket.socket) -> None:
         driver.setblocking(False)
@@ -77,7 +80,7 @@ class Port:
         self._first = self._robot.seqs()
         self._say(Welcome(spec=self._robot.spec))
 
-    def _hear(self, now_ms: float) -> None:
+    def _hear(self, from_ms: float, until_ms: float) -> None:
         while self._driver is not None:
             try:
                 packet = self._driver.recv(PACKET_BYTES)
@@ -91,9 +94,9 @@ class Port:
             if not packet:
                 self._part()
                 return
-            self._obey(packet, now_ms)
+            self._obey(packet, from_ms, until_ms)
 
-    def _obey(self, packet: bytes, now_ms: float) -> None:
+    def _obey(self, packet: bytes, from_ms: float, until_ms: float) -> None:
         try:
             match from_driver(packet):
                 case Hello() as hello:
@@ -101,7 +104,7 @@ class Port:
                     gate.timeout_ms = hello.gate_timeout_ms or gate.timeout_ms
                     gate.brake_mps2 = hello.brake_mps2 or gate.brake_mps2
                 case SetPoint() as said:
-                    self._robot.apply(said.values, now_ms)
+                    self._robot.apply(said.values, min(max(said.at_ms, from_ms), until_ms))
         except ValueError as error:
             self._say(Refused(reason=f"not understood: {error}"))
             self._part()

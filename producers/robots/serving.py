@@ -35,10 +35,10 @@ class Pace:
     lost_ms: float = 0.0
     """Time for which it stood still, having been too late."""
 
-    def came(self, late_ms: float, period_ms: float) -> None:
-        """It came to a period's deadline so late."""
-        self.periods += 1
-        self.missed += late_ms > period_ms
+    def came(self, periods: int, late_ms: float) -> None:
+        """So many periods are over now, the first of them since so long."""
+        self.periods += periods
+        self.missed += periods - 1
         self.worst_ms = max(self.worst_ms, late_ms)
 
 
@@ -70,31 +70,35 @@ class WorldServer:
         return self._now_ms
 
     def turn(self) -> None:
-        """Wait for the next period, then: hear, step, tell."""
+        """Wait until the next period is over, then: hear, step, tell; at once for all that are."""
         period_ms = self.simulation.step_ms
-        deadline_ms = self._now_ms + period_ms
-        wait_ms = deadline_ms - time.monotonic() * 1000
+        wait_ms = self._now_ms + period_ms - time.monotonic() * 1000
         if wait_ms > 0:
             time.sleep(wait_ms / 1000)
-        late_ms = max(0.0, time.monotonic() * 1000 - deadline_ms)
-        self.pace.came(late_ms, period_ms)
+        late_ms = max(0.0, time.monotonic() * 1000 - self._now_ms - period_ms)
         if late_ms > LATE_MAX_MS:
-            deadline_ms += self._stand_still(late_ms)
-        self._pass(deadline_ms)
+            self._stand_still(late_ms)
+            self.pace.came(1, late_ms)
+            self._pass(1)
+        else:
+            periods = 1 + int(late_ms / period_ms)
+            self.pace.came(periods, late_ms)
+            self._pass(periods)
 
-    def _stand_still(self, late_ms: float) -> float:
-        lost_ms = math.ceil(late_ms / GRID_MS) * GRID_MS
+    def _stand_still(self, late_ms: float) -> None:
+        lost_ms = late_ms // GRID_MS * GRID_MS
         self.pace.lost_ms += lost_ms
         self.simulation.skip(lost_ms)
-        return lost_ms
+        self._now_ms += lost_ms
 
-    def _pass(self, until_ms: float) -> None:
+    def _pass(self, periods: int) -> None:
+        until_ms = self._now_ms + periods * self.simulation.step_ms
         for port in self.ports.values():
-            port.receive(until_ms)
+            port.receive(self._now_ms, until_ms)
         self._now_ms = until_ms
-        self.simulation.advance(until_ms)
+        self.simulation.advance(self._now_ms)
         for robot_id, port in self.ports.items():
-            readings = self.simulation.robots[robot_id].arrived(until_ms)
+            readings = self.simulation.robots[robot_id].arrived(self._now_ms)
             if readings:
                 port.send(readings)
                 self._tap(robot_id, readings)

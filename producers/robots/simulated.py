@@ -45,7 +45,6 @@ class SimulatedDriver:
     def __init__(self, spec: DriverSpec, path: Path, hello: Hello | None = None) -> None:
         self.spec, self._path, self._hello = spec, path, hello or Hello()
         self._socket: socket.socket | None = None
-        self._last_ms = 0.0
 
     @classmethod
     def of(cls, robot: RobotFile, robots_dir: Path) -> "SimulatedDriver":
@@ -96,7 +95,7 @@ class SimulatedDriver:
         """Do this from now on, within the limits."""
         try:
             done = clipped(self.spec, list(set_point))
-            self._open().send(packed(SetPoint(values=done)))
+            self._open().send(packed(SetPoint(values=done, at_ms=self.now_ms())))
         except BlockingIOError as error:
             raise DriverError(f"{self._path}: the world takes no set-points: it stalls") from error
         except OSError as error:
@@ -110,7 +109,7 @@ class SimulatedDriver:
         opened, self._socket = self._socket, None
         if opened is not None:
             with contextlib.suppress(OSError):
-                opened.send(packed(SetPoint(values=self.spec.rest)))
+                opened.send(packed(SetPoint(values=self.spec.rest, at_ms=self.now_ms())))
             opened.close()
 
     def _understood(self, packet: bytes) -> list[Reading]:

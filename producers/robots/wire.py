@@ -27,10 +27,11 @@ class Hello(Model):
 
 
 class SetPoint(Model):
-    """What the robot is to do from now on."""
+    """What the robot is to do from then on, in CLOCK_MONOTONIC: both have it."""
 
     kind: Literal["set-point"] = "set-point"
     values: list[float]
+    at_ms: float
 
 
 class Welcome(Model):

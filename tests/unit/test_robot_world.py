@@ -218,12 +218,37 @@ def test_a_world_that_comes_too_late_stands_still_and_counts_it(
     made = WorldServer(WORLD, tmp_path)
     now_s += 0.050
     turns(made, 1)
-    assert (made.pace.missed, made.pace.lost_ms) == (1, 0.0)
-    steps, now_s = made.simulation.steps, 100.5
+    assert (made.pace.periods, made.pace.missed, made.pace.lost_ms) == (20, 19, 0.0)
+    assert made.now_ms == 100_050.0 and made.simulation.steps == 20
+    now_s = 100.5
     turns(made, 1)
-    assert made.simulation.steps == steps + 1
-    assert made.pace.lost_ms == 500.0 and made.now_ms % 20 == 5.0
-    assert made.pace.worst_ms == pytest.approx(495.0)
+    assert made.simulation.steps == 21
+    assert made.pace.lost_ms == 440.0 and made.now_ms == 100_492.5
+    assert made.pace.worst_ms == pytest.approx(447.5)
+    turns(made, 1)
+    assert made.now_ms == 100_500.0 and made.pace.lost_ms == 440.0
+    made.close()
+
+
+def test_a_world_that_was_late_does_not_brake_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(serving.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(serving.time, "sleep", lambda _: None)
+    made, mine = WorldServer(WORLD, tmp_path), driver(tmp_path, gate_ms=50.0)
+    mine.connect()
+    gate = made.simulation.robots["r1"].gate
+    for _ in range(100):
+        mine.apply([0.5, 0.0])
+        now_s += 0.010
+        if round(now_s * 100) % 8 == 0:
+            turns(made, 1)
+    assert gate.braked == 0, "the loop spoke each 10 ms; the world came every 80 ms"
+    now_s += 0.055
+    turns(made, 1)
+    assert gate.braked == 1, "now the loop was silent itself"
+    mine.close()
     made.close()
 
 

@@ -61,6 +61,23 @@ def test_a_recording_is_frames_truth_and_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_served_world_is_recorded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = tmp_path / "f.jsonl"
+    monkeypatch.setenv("RALO_STATE_DIR", str(tmp_path))
+    arm = str(EXAMPLES / "worlds" / "arm.yaml")
+    ran = run(arm, "--seconds", "1", "--record", str(frames), "--json")
+    assert ran.returncode == 0, ran.stderr
+    summary = json.loads(ran.stdout)
+    assert summary["periods"] * 10 + summary["lost_ms"] == pytest.approx(1000, abs=120)
+    assert "periods missed" in ran.stderr
+    found = [decode("sensor-frames", line.encode()) for line in frames.read_text().splitlines()]
+    readings = [r for f in found if isinstance(f, SensorFrame) for r in f.readings]
+    assert {r.channel for r in readings} == {"joints", "target", "reward"}
+    assert {r.stamp_ms % 20 for r in readings} == {0.0}, "steps lie where frames expect them"
+    assert not list((tmp_path / "robots").iterdir())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
