@@ -143,12 +143,12 @@ class Fence:
         return self._path[-1][1] - self._path[0][1] if self._path else 0.0
 
     def alarms(self, now_ms: float) -> Iterator[Alarm]:
-        """HOLD outside or where it may be outside, DEGRADED where it may be in the margin."""
+        """SAFE_STOP outside, HOLD where it may be, DEGRADED where it may be in the margin."""
         if self._inside_m is None:
             return
         certain_m = self._inside_m - self._gone_m()
         if self._outside:
-            yield Alarm("HOLD", "geofence", f"{-self._inside_m:.2f} m outside")
+            yield Alarm("SAFE_STOP", "geofence", f"{-self._inside_m:.2f} m outside")
         elif self._inside_m >= 0 > certain_m:
             detail = f"may be {-certain_m:.2f} m outside: no fix for {self._gone_m():.2f} m"
             yield Alarm("HOLD", "geofence", detail)

@@ -5,20 +5,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import yaml
 
 from infra.envelope import message
 from infra.kafka.log import KafkaLog
-from infra.log import LogUnavailable
 from infra.robot.delivery import newest_records
 from schemas.acting import Command, ControllerClaim, Feedback, PolicyRef, SafetyEvent
 from schemas.base import Event
 from schemas.records import Record
-from schemas.topics import FEEDBACK, SAFETY_EVENTS, Topic, decode
+from schemas.topics import COMMANDS, FEEDBACK, SAFETY_EVENTS, Topic, decode
 
 TRACKER = PolicyRef(policy="tracker", version=0, sha256="0" * 64)
 COMMAND_S = 0.05
@@ -33,6 +34,7 @@ class Robots:
         self.names, self.folder = names, folder
         self.environ = {**os.environ, **environ, "OMP_NUM_THREADS": "1"}
         self._processes: list[subprocess.Popen[bytes]] = []
+        self.actuators: dict[str, subprocess.Popen[bytes]] = {}
         (folder / "robots").mkdir(parents=True, exist_ok=True)
 
     def start(self) -> None:
@@ -50,9 +52,20 @@ class Robots:
             self._write(name, _robot_file(name))
             self.run_actuator(name)
 
-    def run_actuator(self, name: str) -> subprocess.Popen[bytes]:
+    def run_actuator(self, name: str) -> None:
         """Start the actuator of one robot."""
-        return self._run("run", "actuator", "--robot", str(self.folder / f"{name}.yaml"))
+        file = str(self.folder / f"{name}.yaml")
+        self.actuators[name] = self._run("run", "actuator", "--robot", file)
+
+    def kill_actuator(self, name: str) -> None:
+        """SIGKILL it; its link goes on until it has delivered."""
+        self.actuators[name].kill()
+        self.actuators[name].wait()
+
+    def kill_link(self, name: str) -> None:
+        """SIGKILL the link of one robot."""
+        (link,) = psutil.Process(self.actuators[name].pid).children()
+        link.kill()
 
     def _write(self, name: str, document: Mapping[str, object]) -> None:
         (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(dict(document)))
@@ -76,7 +89,8 @@ class Robots:
     def stop(self) -> None:
         """Stop actuators first, the world last."""
         for process in reversed(self._processes):
-            process.terminate()
+            if process.poll() is None:
+                process.terminate()
             process.wait(30)
 
     def last_words(self) -> str:
@@ -159,6 +173,15 @@ class Commander(threading.Thread):
         return ""
 
 
+def speed(log: KafkaLog, name: str) -> float:
+    """What a robot says that it does now, in m/s."""
+    for record in newest_records(log, FEEDBACK, name):
+        event = decode(FEEDBACK.name, record.value)
+        assert isinstance(event, Feedback)
+        return event.applied[0]
+    return 0.0
+
+
 def of_robot(log: KafkaLog, topic: Topic, robot_id: str) -> list[tuple[Record, Event]]:
     """All that the log has of a robot in a topic, in order."""
     records = newest_records(log, topic, robot_id, 1_000_000)
@@ -180,9 +203,21 @@ def safety_of(log: KafkaLog, robot_id: str) -> list[SafetyEvent]:
     return [event for event in events if isinstance(event, SafetyEvent)]
 
 
-def is_there(log: KafkaLog) -> bool:
-    """Whether the log answers."""
-    try:
-        return bool(log.ends(FEEDBACK.name))
-    except LogUnavailable:
-        return False
+def judge_books(log: KafkaLog, name: str) -> None:
+    """Every safety event is there once and in order; every command has one outcome.
+
+    None was applied twice or late, whatever was killed.
+    """
+    numbers = [event.seq for event in safety_of(log, name)]
+    assert numbers == list(range(len(numbers)))
+    said = feedback_of(log, name)
+    for boot_id in {f.boot_id for f in said}:
+        seqs = [f.seq for f in said if f.boot_id == boot_id]
+        assert seqs == list(range(len(seqs)))
+    outcomes = Counter(o.at for f in said for o in f.outcomes)
+    commands = [r.at for r, e in of_robot(log, COMMANDS, name) if isinstance(e, Command)]
+    assert outcomes == Counter(commands)
+    applied = [o for f in said for o in f.outcomes if o.outcome == "applied"]
+    assert all(o.at_ms < o.deadline_ms for o in applied)
+    ids = [(o.controller_epoch, o.seq) for o in applied]
+    assert len(ids) == len(set(ids))

@@ -1,13 +1,21 @@
 """The broker is killed while rovers drive: they hold, they wait for a person, nothing is lost."""
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from containers import Servers
-from robots import COMMAND_S, Commander, Robots, feedback_of, of_robot, running, safety_of
+from robots import (
+    COMMAND_S,
+    Commander,
+    Robots,
+    feedback_of,
+    judge_books,
+    running,
+    safety_of,
+    speed,
+)
 from running import until
 
 from infra.embedded.stack import Endpoints
@@ -15,8 +23,8 @@ from infra.kafka.log import KafkaLog
 from infra.robot.orders import robot_folder
 from infra.robot.spool import newest_event
 from infra.settings import Settings
-from schemas.acting import Command, Feedback, SafetyEvent
-from schemas.topics import COMMANDS, PROVISIONED
+from schemas.acting import Feedback, SafetyEvent
+from schemas.topics import PROVISIONED
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.chaos]
 
@@ -65,7 +73,7 @@ def test_each_holds_in_time_moves_only_when_told_and_nothing_is_lost(
     for commander in commanders.values():
         commander.start()
     for name in NAMES:
-        until(lambda name=name: _speed(log, name) > 0.3, 60, robots.last_words)
+        until(lambda name=name: speed(log, name) > 0.3, 60, robots.last_words)
     servers.kill("kafka")
     folders = {
         name: robot_folder(Settings(state_dir=tmp_path, namespace=namespace), name)
@@ -89,7 +97,7 @@ def test_each_holds_in_time_moves_only_when_told_and_nothing_is_lost(
     # One of the two is reset, and goes on with its next command.
     said = robots.ralo("robot", "reset", NAMES[0])
     assert said.returncode == 0 and "→ NORMAL" in said.stdout, said.stdout + said.stderr
-    until(lambda: _speed(log, NAMES[0]) > 0.3, 20, robots.last_words)
+    until(lambda: speed(log, NAMES[0]) > 0.3, 20, robots.last_words)
     assert _rests_since(log, NAMES[1], holds[NAMES[1]])
 
     for commander in commanders.values():
@@ -98,12 +106,7 @@ def test_each_holds_in_time_moves_only_when_told_and_nothing_is_lost(
     time.sleep(10 * COMMAND_S)
     robots.stop()
     for name in NAMES:
-        _judge_books(log, name)
-
-
-def _speed(log: KafkaLog, name: str) -> float:
-    newest = feedback_of(log, name)[-1:]
-    return newest[0].applied[0] if newest else 0.0
+        judge_books(log, name)
 
 
 def _held(folder: Path) -> SafetyEvent | None:
@@ -142,18 +145,3 @@ def _unsafe_since(log: KafkaLog, name: str, hold: SafetyEvent) -> int:
     """How many commands came in time after the stop and were refused."""
     since = [f for f in feedback_of(log, name) if f.stamp_ms >= hold.stamp_ms]
     return sum(o.outcome == "unsafe" for f in since for o in f.outcomes)
-
-
-def _judge_books(log: KafkaLog, name: str) -> None:
-    """Every safety event is there once and in order; every command has one outcome."""
-    numbers = [event.seq for event in safety_of(log, name)]
-    assert numbers == list(range(len(numbers)))
-    said = feedback_of(log, name)
-    assert [f.seq for f in said] == list(range(len(said)))
-    outcomes = Counter(o.at for f in said for o in f.outcomes)
-    commands = [r.at for r, e in of_robot(log, COMMANDS, name) if isinstance(e, Command)]
-    assert outcomes == Counter(commands)
-    applied = [o for f in said for o in f.outcomes if o.outcome == "applied"]
-    assert all(o.at_ms < o.deadline_ms for o in applied)
-    ids = [(o.controller_epoch, o.seq) for o in applied]
-    assert len(ids) == len(set(ids))

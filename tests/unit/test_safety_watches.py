@@ -193,7 +193,7 @@ def modes_of(watch: Fence) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "at, mode", [((5, 5), []), ((0.4, 5), ["DEGRADED"]), ((5, 10.1), ["HOLD"])]
+    "at, mode", [((5, 5), []), ((0.4, 5), ["DEGRADED"]), ((5, 10.1), ["SAFE_STOP"])]
 )
 def test_the_fence_by_fixes_alone(at: tuple[float, float], mode: list[str]) -> None:
     watch = fence()
