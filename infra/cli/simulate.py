@@ -202,15 +202,18 @@ def _serve(
     finally:
         server.close()
     say(_behind(server))
+    kept = {"world": world.name, "seconds": round(time.monotonic() - began, 3)}
+    return {**kept, **_kept(server), "frames": sink.frames}
+
+
+def _kept(server: "WorldServer") -> dict[str, Any]:
+    """How a world has kept its periods."""
     pace = server.pace
     return {
-        "world": world.name,
-        "seconds": round(time.monotonic() - began, 3),
         "periods": pace.periods,
         "missed": pace.missed,
         "worst_ms": round(pace.worst_ms, 3),
         "lost_ms": pace.lost_ms,
-        "frames": sink.frames,
         "readings_lost": sum(port.lost for port in server.ports.values()),
         "drivers": {name: port.drivers for name, port in server.ports.items()},
     }
