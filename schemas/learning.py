@@ -253,7 +253,8 @@ class AdamStep(Model):
     """One step as it was taken.
 
     By `delta` the mean of the uploads' deltas was added, times `learning_rate`, the outer rate;
-    moments and Adam's count `step` stay as they are, and `grad_norm` is the mean's.
+    moments and Adam's count `step` stay as they are, and `grad_norm` is the mean's, in which the
+    count of observations is most of it.
     """
 
     rule: Literal["adamw", "delta"] = "adamw"

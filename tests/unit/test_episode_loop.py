@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from episode_world import episode_loop, episode_mission
+from learning_steps import finished
 from loop_world import PROOF, Loop
 
 from consumers.audit.log import audit_log
@@ -18,7 +19,7 @@ from consumers.recompute import NotReproduced, recompute_upload, recompute_versi
 from consumers.weights import export
 from infra import envelope
 from infra.cli.live import line, table
-from schemas.ids import is_heldout
+from schemas.ids import digest, is_heldout
 from schemas.learning import (
     DeadLetter,
     Evaluation,
@@ -29,6 +30,9 @@ from schemas.learning import (
 )
 from schemas.missions import MissionReport
 from schemas.records import Record
+from streams.learning.control.environments import make_environment
+from streams.learning.control.episodes import dump_episodes
+from streams.learning.control.player import Player
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,17 @@ def test_the_whole_chain_is_made_again_to_the_last_bit(learnt: Loop) -> None:
     for version in range(1, 16):
         found = recompute_version(records, learnt.store, version)
         assert found.keys() == {"model.safetensors"}
+
+
+def test_every_group_is_played_again_to_the_last_bit(learnt: Loop) -> None:
+    player, mission = Player(make_environment), episode_mission(count=60)
+    versions = {v.version: v for v in learnt.events(WeightVersion)}
+    problems = {p.problem_id: p for p in learnt.events(Problem)}
+    for group in learnt.events(SampleGroup)[::7]:
+        finished(player.follow(versions[group.version]), learnt.store)
+        task, episodes = player.episodes(problems[group.problem_id], mission, group.use)
+        assert task == group.episodes.task
+        assert digest(dump_episodes(episodes)) == group.episodes_ref.sha256
 
 
 def altered(records: list[Record], kind: Any, **update: Any) -> list[Record]:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from schemas.missions import NewPolicy
 from schemas.policies import PolicyConfig
 from streams.learning.control.mlp import BadPolicy, shapes
+from streams.learning.control.model import CONFIG
 
-CONFIG, SHARD = "config.json", "model.safetensors"
+SHARD = "model.safetensors"
 _LEAST_VARIANCE = 1e-6
 
 
