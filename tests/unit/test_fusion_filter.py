@@ -96,6 +96,27 @@ def test_without_bias_states_biased_ranges_lead_astray() -> None:
     assert rmse_m(0.5) < 0.7 * rmse_m(None)
 
 
+def test_ranges_do_not_make_it_sure_of_a_wrong_place() -> None:
+    """From somewhere in a yard, without a position: the error stays within what it says."""
+    corners = {"1": [0.0, 0.0], "2": [12.0, 0.0], "3": [12.0, 12.0], "4": [0.0, 12.0]}
+    spec = FusionSpec(
+        channels={"range": FusedChannel(kind="range", std=[0.15])},
+        beacons=corners,
+        initial_mean={"x_m": 6.0, "y_m": 6.0},
+        initial_std={"x_m": 4.0, "y_m": 4.0, "v_mps": 0.01, "yaw_rate_radps": 0.01},
+    )
+    places = [(10.6, 1.5), (1.5, 1.5), (10.5, 10.5), (2.0, 9.0), (6.0, 1.0), (11.0, 6.0)]
+    for place in places:
+        ranges = [
+            reading("range", k, 50.0 * k, float(n), math.dist(place, corners[str(n)]))
+            for k, n in enumerate([1, 2, 3, 4] * 2)
+        ]
+        state = final(spec, ranges)
+        error = np.array(state.mean[:2]) - place
+        nees = float(error @ np.linalg.inv(covariance(state)[:2, :2]) @ error)
+        assert nees < chi2.ppf(0.99, 2), place
+
+
 def positions(count: int, x: float, first: int = 0) -> list[Reading]:
     return [reading("position", k, 1000.0 + 100 * k, x, 0.0) for k in range(first, first + count)]
 

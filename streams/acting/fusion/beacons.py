@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from schemas.fusion import FusedChannel, FusionSpec
-from streams.acting.fusion.model import Belief, FusionError, Innovation, Sensor, Values, stds
+from streams.acting.fusion.model import Array, Belief, FusionError, Innovation, Sensor, Values, stds
 
 NEAREST_M = 1e-6
 """At the beacon itself a range has no direction."""
@@ -49,11 +49,12 @@ class Beacons:
             distance_m = max(math.hypot(*apart), NEAREST_M)
             jacobian = np.zeros((1, size))
             jacobian[0, : len(place)] = [part / distance_m for part in apart]
-            expected_m = distance_m
+            bend, spread = _curvature(belief.covariance, jacobian[0, : len(place)], distance_m)
+            expected_m = distance_m + bend
             if (bias := self._bias_at.get(number)) is not None:
                 jacobian[0, biases["error"] + bias] = 1.0
                 expected_m += float(mean[biases["mean"] + bias])
-            return Innovation(np.array([values[1] - expected_m]), jacobian, noise)
+            return Innovation(np.array([values[1] - expected_m]), jacobian, noise + spread)
 
         return Sensor(observe, self._refuse)
 
@@ -66,6 +67,19 @@ class Beacons:
 
     def _listed(self) -> list[str]:
         return [str(number) for number in sorted(self._places)]
+
+
+def _curvature(covariance: Array, ahead: Array, distance_m: float) -> tuple[float, float]:
+    """What the first order leaves out: how much longer the distance is at a mean, and its variance.
+
+    The second-order filter (Jazwinski, Stochastic Processes and Filtering Theory, 1970, section
+    9.3): tr(HP)/2 and tr(HPHP)/2, where H = (I - uuᵀ)/d is the distance's curvature. Both vanish
+    as the position becomes sure; without them a few ranges make a filter sure of a wrong place.
+    """
+    dimensions = len(ahead)
+    across = np.eye(dimensions) - np.outer(ahead, ahead)
+    bent = across @ covariance[:dimensions, :dimensions] / distance_m
+    return float(np.trace(bent)) / 2, float(np.sum(bent * bent.T)) / 2
 
 
 def _number(key: str) -> int:
