@@ -29,6 +29,7 @@ _AWAY = {
     KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
     KafkaError._TRANSPORT,  # noqa: SLF001
     KafkaError._TIMED_OUT,  # noqa: SLF001
+    KafkaError._MSG_TIMED_OUT,  # noqa: SLF001
     KafkaError._RESOLVE,  # noqa: SLF001
     KafkaError._WAIT_COORD,  # noqa: SLF001
     KafkaError.COORDINATOR_NOT_AVAILABLE,
