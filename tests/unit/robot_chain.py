@@ -9,7 +9,15 @@ import yaml
 from infra.robots import read_robot
 from producers.robots.frames import FramePacker
 from producers.robots.simulation import Simulation
-from schemas.acting import Command, CommandOutcome, Feedback, FusedState, SafetyEvent, SensorFrame
+from schemas.acting import (
+    Command,
+    CommandOutcome,
+    Feedback,
+    FusedState,
+    Release,
+    SafetyEvent,
+    SensorFrame,
+)
 from schemas.base import Event
 from schemas.missions import RobotMission, RobotMissionReport, RobotMissionResult
 from schemas.records import Partition, Record
@@ -20,6 +28,7 @@ from streams.acting.control.controller import Controller
 from streams.acting.fusion import SensorFusion
 from streams.acting.limits import Limits
 from streams.acting.monitor import SafetyMonitor
+from streams.acting.release.machine import Releases
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PERIOD_MS = 5.0
@@ -42,10 +51,16 @@ def example_robot(kind: str, robot_id: str) -> RobotFile:
 class ChainedRobot:
     """One robot; a command takes effect `delay_ms` after its state's frame."""
 
-    def __init__(self, robot: RobotFile, simulation: Simulation, delay_ms: float = 10.0) -> None:
+    def __init__(
+        self,
+        robot: RobotFile,
+        simulation: Simulation,
+        releases: Releases | None = None,
+        delay_ms: float = 10.0,
+    ) -> None:
         self.body = simulation.robots[robot.robot_id]
         self._fusion = SensorFusion({robot.robot_id: robot.fusion})
-        self._controller = Controller(robot, self.body.spec, epoch=0)
+        self._controller = Controller(robot, self.body.spec, 0, releases)
         monitor = SafetyMonitor(robot.safety, self.body.spec)
         limits = Limits(self.body.spec, robot.safety.degraded_factor, robot.safety.brake_mps2)
         self.actuator = Actuator(robot.robot_id, "b", monitor, limits, 0)
@@ -99,6 +114,7 @@ _TOPICS = {
         Command,
         Feedback,
         FusedState,
+        Release,
         SafetyEvent,
         SensorFrame,
         RobotMission,
