@@ -78,6 +78,7 @@ def plaza_rmse_m(spec: FusionSpec) -> float:
     return score(track_of_states(fuse(frames, spec)), track_of_channel(frames)).rmse_m
 
 
+@pytest.mark.slow
 def test_ranges_with_biases_beat_odometry() -> None:
     """Plaza1, 9,657 steps and 3,529 ranges in 32 minutes, RMSE of the position in metres:
 
@@ -179,6 +180,7 @@ def at_constant_velocity(kept: Track, stamps_ms: np.ndarray) -> np.ndarray:
     return two + (two - one) * ((stamps_ms - t_two) / (t_two - t_one))[:, None]
 
 
+@pytest.mark.slow
 def test_an_imu_carries_the_position_between_fixes() -> None:
     """KITTI, judged by the 234 fixes it never saw, each 1 s after the last one that it did.
 
