@@ -79,9 +79,7 @@ def run_actuator(robot: RobotFile, config: Settings, stop: Stop, patience_s: flo
     folder.mkdir(parents=True, exist_ok=True)
     lock = try_lock(folder / "actuator.lock")
     if lock is None:
-        raise SettingsError(
-            f"robot {robot.robot_id} has an actuator already: {lock_holder(folder)}"
-        )
+        raise SettingsError(f"robot {robot.robot_id} has an actuator that runs: stop it first")
     driver = driver_of(robot, config)
     check_watches(robot, driver)
     if not _connect(driver, robot.robot_id, stop, patience_s):
@@ -155,12 +153,6 @@ def check_watches(robot: RobotFile, driver: Driver) -> None:
         watches(robot.safety, driver.spec)
     except WatchError as error:
         raise SettingsError(f"robot {robot.robot_id}: {error}") from error
-
-
-def lock_holder(folder: Path) -> str:
-    """Who holds the lock, in words."""
-    pid = (folder / "actuator.lock").read_text().strip()
-    return f"process {pid}" if pid else "another process"
 
 
 def _connect(driver: Driver, robot_id: str, stop: Stop, patience_s: float) -> bool:

@@ -38,7 +38,8 @@ def _said(name: str, attempt: Callable[[], str]) -> str:
 
 def _reason(error: Exception) -> str:
     strerror = getattr(error, "strerror", None)
-    return str(strerror or error or type(error).__name__).lower()
+    text = str(strerror or error or type(error).__name__)
+    return text[:1].lower() + text[1:]
 
 
 def _fifo() -> str:
