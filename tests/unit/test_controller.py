@@ -11,7 +11,6 @@ from release_world import (
     CONFIG,
     POLICY,
     ROBOT,
-    TRACKER,
     files,
     offer,
     robot_file,
@@ -23,7 +22,6 @@ from test_imports import imported
 from infra.memory.store import MemoryStore
 from schemas.acting import (
     Command,
-    CommandOutcome,
     Feedback,
     FusedState,
     Mode,
@@ -136,7 +134,7 @@ def reach(name: str = "m", **fields: Any) -> RobotMission:
     return RobotMission(mission_id=name, robots={ROBOT: Reach(**fields)}, policy=POLICY)
 
 
-def feedback(mode: Mode = "NORMAL", outcomes: Any = ()) -> Feedback:
+def feedback(mode: Mode = "NORMAL", epoch: int | None = None) -> Feedback:
     return Feedback(
         robot_id=ROBOT,
         boot_id="b",
@@ -145,19 +143,7 @@ def feedback(mode: Mode = "NORMAL", outcomes: Any = ()) -> Feedback:
         wall_ms=0,
         mode=mode,
         applied=[0, 0],
-        outcomes=list(outcomes),
-    )
-
-
-def outcome(epoch: int, seq: int, what: Any) -> CommandOutcome:
-    return CommandOutcome(
         controller_epoch=epoch,
-        seq=seq,
-        outcome=what,
-        at="commands[0]@1",
-        at_ms=0,
-        deadline_ms=0,
-        policy=TRACKER,
     )
 
 
@@ -212,9 +198,9 @@ def test_a_terminated_robot_gets_no_commands_and_its_mission_has_failed(arm: Wor
 
 def test_it_is_silent_once_another_controller_has_the_robot(arm: World) -> None:
     assert commands(arm.take(state(1)))
-    arm.take(feedback(outcomes=[outcome(EPOCH - 1, 3, "old-epoch")]))
+    arm.take(feedback(epoch=EPOCH))
     assert commands(arm.take(state(2)))
-    arm.take(feedback(outcomes=[outcome(EPOCH, 1, "old-epoch")]))
+    arm.take(feedback(epoch=EPOCH + 1))
     assert not arm.take(state(3))
 
 

@@ -120,8 +120,8 @@ class Controller:
 
     def _heed(self, feedback: Feedback) -> None:
         self._mode = feedback.mode
-        mine = (o for o in feedback.outcomes if o.controller_epoch == self._epoch)
-        if not self._superseded and any(o.outcome == "old-epoch" for o in mine):
+        newest = feedback.controller_epoch
+        if not self._superseded and newest is not None and newest > self._epoch:
             self._superseded = True
             logger.warning("another controller has taken %s over: silent now", self._robot_id)
 
