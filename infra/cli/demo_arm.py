@@ -64,11 +64,19 @@ def _learn(config: Settings, log: Log, seconds: float) -> dict[str, Any]:
         demo_robots.submitted(log, moving),
         demo_robots.submitted(log, learning),
     ):
-        elapsed_s = _until_good(log, view, start, seconds)
+        elapsed_s, resets = _until_good(log, view, start, seconds)
     say("reading the log")
     figures = demo_robots.figures(log, moving.mission_id, start, [ROBOT])
     row = figures["robots"][ROBOT]
-    return figures | _returns(row) | {"seconds": round(elapsed_s, 1), "policy": name}
+    return (
+        figures
+        | _returns(row)
+        | {
+            "seconds": round(elapsed_s, 1),
+            "policy": name,
+            "resets": resets,
+        }
+    )
 
 
 def _learning(policy: str) -> Mission:
@@ -82,21 +90,23 @@ def _learning(policy: str) -> Mission:
     return mission
 
 
-def _until_good(log: Log, view: RobotsView, start: Any, seconds: float) -> float:
-    """Watch until what acts is good or the time is over; the seconds since version 0 acted."""
+def _until_good(log: Log, view: RobotsView, start: Any, seconds: float) -> tuple[float, int]:
+    """Watch until what acts is good or the time is over; seconds since version 0 acted, resets."""
     from infra.cli import demo_robots, robots_live
 
     began: demo_robots.Deadline | None = None
+    operator = demo_robots.Operator(log)
 
     def over(view: RobotsView) -> bool:
         nonlocal began
+        operator.look(view)
         robot = view.robots[ROBOT]
         if began is None and robot.policy is not None and robot.policy.policy != "tracker":
             began = demo_robots.Deadline(seconds)
         return began is not None and (began.over() or is_good(robot))
 
     robots_live.watch(log, view, start, over, extra=lambda: _line(view.robots[ROBOT]))
-    return began.elapsed_s() if began else 0.0
+    return began.elapsed_s() if began else 0.0, operator.resets
 
 
 def is_good(robot: RobotView) -> bool:

@@ -15,6 +15,7 @@ from infra.settings import settings
 
 if TYPE_CHECKING:
     from consumers.acting_report import Opinion
+    from consumers.robots_view import RobotsView
 
 ROBOTS = ("rover-1", "rover-2", "rover-3")
 
@@ -56,20 +57,19 @@ def _patrol(config: Any, log: Any, seconds: float) -> dict[str, Any]:
     name = demo_robots.mission_name("patrol")
     mission = load_mission(examples / "missions" / "patrol.yaml", mission_id=name)
     with demo_robots.running(config, log, files, world) as (view, start):
-        limit = demo_robots.Deadline(seconds)
+        limit, operator = demo_robots.Deadline(seconds), demo_robots.Operator(log)
+
+        def over(view: RobotsView) -> bool:
+            operator.look(view)
+            return demo_robots.all_through(view, name) or limit.over()
+
         with demo_robots.submitted(log, mission):
-            robots_live.watch(
-                log,
-                view,
-                start,
-                lambda v: demo_robots.all_through(v) or limit.over(),
-                area=_area(world),
-            )
+            robots_live.watch(log, view, start, over, area=_area(world))
     say("reading the log")
     figures = demo_robots.figures(log, name, start, ROBOTS, _filterpy(files[0]))
     rows = figures["robots"].values()
     done = all(row["outcome"] == "done" and not row["contacts"] for row in rows)
-    return figures | {"ok": done}
+    return figures | {"ok": done, "resets": operator.resets}
 
 
 def _filterpy(file: Path) -> Callable[[], Opinion] | None:
