@@ -34,7 +34,7 @@ MISSED_MAX, P99_MAX_MS = 0.005, 5.0
 COMMAND_HZ = 50.0
 GOOD_MS = 200.0
 LEARNERS_NICE = 10
-SETTLE_S = 2.0
+WORLD_S = 60.0
 SAY_EVERY_S = 5.0
 LOOK_S = 0.005
 ROBOT = "rover-1"
@@ -66,7 +66,7 @@ def loop(
         for _ in range(learners):
             stack.enter_context(_part("learner", folder=folder))
         say(f"{rate:g} Hz for {seconds:g} s beside {learners} learners at nice {LEARNERS_NICE}")
-        time.sleep(SETTLE_S)
+        _await_world(folder / "robots" / f"{ROBOT}.sock")
         arguments = (str(rate), str(seconds), str(int(realtime)))
         parts = {
             name: stack.enter_context(_part(name, *arguments, folder=folder))
@@ -144,6 +144,14 @@ def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
             yield
         finally:
             process.kill()
+
+
+def _await_world(path: Path) -> None:
+    until_s = time.monotonic() + WORLD_S
+    while not path.exists():
+        if time.monotonic() > until_s:
+            raise BenchError(f"the simulated world did not start within {WORLD_S:.0f} s")
+        time.sleep(0.1)
 
 
 def _say_until(until_s: float) -> None:

@@ -16,10 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from infra.envelope import dead_letter, message
 from infra.live import LiveReader
-from infra.log import Log, LogError, LogUnavailable, OffsetLost
+from infra.log import Log, LogError, LogUnavailable, Message, OffsetLost
 from infra.robot.channel import (
     MESSAGE_BYTES,
     RECORDS_BYTES,
@@ -32,10 +33,11 @@ from infra.robot.channel import (
 )
 from infra.robot.delivery import AT_ONCE, SpoolDelivery, last_feedback, partition_of
 from infra.robot.order import LinkOrder
-from schemas.acting import ControllerClaim
+from schemas.acting import ControllerClaim, Feedback, SensorFrame
 from schemas.effects import Bury
+from schemas.headers import headers_of
 from schemas.records import Record
-from schemas.topics import COMMANDS, FEEDBACK, SENSOR_FRAMES, Undecodable, decode
+from schemas.topics import COMMANDS, Undecodable, decode
 
 logger = logging.getLogger("ralo.link")
 
@@ -91,8 +93,8 @@ class LinkProcess:
             while data := self._end.recv(MESSAGE_BYTES):
                 letter = unpack(data)
                 if isinstance(letter, Frame):
-                    frame = decode(SENSOR_FRAMES.name, letter.value)
-                    self._frames_lost += not writer.send(message(frame))
+                    frame = self._message(SensorFrame, letter.value)
+                    self._frames_lost += not writer.send(frame)
                 elif isinstance(letter, Said):
                     self._said.put(letter)
                 writer.serve()
@@ -103,6 +105,12 @@ class LinkProcess:
             writer.flush(1.0)
             if lost := self._frames_lost + writer.lost:
                 logger.warning("%s: %d frames were lost", self._order.robot_id, lost)
+
+    def _message(self, kind: type[SensorFrame | Feedback], value: bytes) -> Message:
+        """The message of an event that the actuator made a moment ago: not parsed again."""
+        only: dict[str, Any] = {"robot_id": self._order.robot_id}
+        event = kind.model_construct(**only)
+        return Message(kind.topic, self._key, value, headers_of(event, value))
 
     # --- deliveries
 
@@ -133,7 +141,7 @@ class LinkProcess:
     def _deliver_once(self, spool: SpoolDelivery, waiting: list[Said]) -> int:
         count = spool.deliver()
         if waiting:
-            self._log.append([message(decode(FEEDBACK.name, said.value)) for said in waiting])
+            self._log.append([self._message(Feedback, said.value) for said in waiting])
             seq = waiting[-1].seq
             waiting.clear()
             self._send(pack(Acknowledged(seq)))

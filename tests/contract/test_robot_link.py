@@ -203,6 +203,9 @@ def test_frames_feedback_and_safety_events_go_up(log: Log, robot: Robot) -> None
     robot.until(lambda: len(events(log, SAFETY_EVENTS)) == 3)
     assert robot.close() == 0
     assert events(log, SENSOR_FRAMES) == [frame]
+    partition = partition_of(SENSOR_FRAMES, ROBOT)
+    (record,) = records_between(log, partition, log.ends(SENSOR_FRAMES.name)[partition][0])
+    assert record.key == b"r1" and dict(record.headers) == dict(message(frame).headers)
     assert [f.seq for f in _feedback(log)] == [0, 1, 2, 3, 4]
 
 
