@@ -6,6 +6,7 @@ never imports torch.
 
 from streams.learning.algorithms.base import Advantages, Algorithm, Settings
 from streams.learning.algorithms.code import code_sha256
+from streams.learning.algorithms.episodes import EpisodeAlgorithm, Inner, Learnt, TaskEpisodes
 from streams.learning.algorithms.registry import (
     UnknownAlgorithm,
     WrongKind,
@@ -19,7 +20,11 @@ from streams.learning.algorithms.registry import (
 __all__ = [
     "Advantages",
     "Algorithm",
+    "EpisodeAlgorithm",
+    "Inner",
+    "Learnt",
     "Settings",
+    "TaskEpisodes",
     "UnknownAlgorithm",
     "WrongKind",
     "algorithm",
