@@ -76,10 +76,12 @@ def _curvature(covariance: Array, ahead: Array, distance_m: float) -> tuple[floa
     9.3): tr(HP)/2 and tr(HPHP)/2, where H = (I - uuᵀ)/d is the distance's curvature. Both vanish
     as the position becomes sure; without them a few ranges make a filter sure of a wrong place.
     """
-    dimensions = len(ahead)
-    across = np.eye(dimensions) - np.outer(ahead, ahead)
-    bent = across @ covariance[:dimensions, :dimensions] / distance_m
-    return float(np.trace(bent)) / 2, float(np.sum(bent * bent.T)) / 2
+    place = covariance[: len(ahead), : len(ahead)]
+    along = place @ ahead
+    variance = float(ahead @ along)
+    bent = float(place.trace()) - variance
+    squared = float(np.vdot(place, place)) - 2 * float(along @ along) + variance * variance
+    return bent / (2 * distance_m), squared / (2 * distance_m * distance_m)
 
 
 def _number(key: str) -> int:

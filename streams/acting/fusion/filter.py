@@ -88,7 +88,8 @@ class Filter:
 
     def _apply(self, belief: Belief, weighed: Weighed) -> Belief:
         by, covariance = correct(belief.covariance, weighed)
-        return belief._replace(mean=self.model.move(belief.mean, by), covariance=covariance)
+        mean = self.model.move(belief.mean, by)
+        return Belief(belief.stamp_ms, mean, covariance, belief.drive, belief.drive_ms)
 
 
 def _applied(tally: Tally, nis: float) -> Tally:

@@ -1,5 +1,6 @@
 """The measurement update of a Kalman filter: gate, gain, Joseph form, and giving in."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -43,6 +44,11 @@ def _inverse(spread: Array) -> Array:
     return np.asarray(np.linalg.inv(spread), np.float64)
 
 
+@functools.cache
+def _identity(size: int) -> Array:
+    return np.eye(size)
+
+
 def correct(covariance: Array, weighed: Weighed) -> tuple[Array, Array]:
     """The error of the mean that the reading shows, and the covariance after it.
 
@@ -51,8 +57,7 @@ def correct(covariance: Array, weighed: Weighed) -> tuple[Array, Array]:
     """
     residual, jacobian, noise = weighed.innovation
     gain = weighed.cross @ weighed.spread_inverse
-    rest: Array = -(gain @ jacobian)
-    rest.ravel()[:: len(rest) + 1] += 1.0
+    rest = _identity(len(gain)) - gain @ jacobian
     joseph: Array = rest @ covariance @ rest.T + gain @ noise @ gain.T
     return gain @ residual, floored((joseph + joseph.T) * 0.5)
 
@@ -60,7 +65,7 @@ def correct(covariance: Array, weighed: Weighed) -> tuple[Array, Array]:
 def floored(covariance: Array) -> Array:
     """The covariance with no variance below `VARIANCE_FLOOR`: in place."""
     diagonal = covariance.ravel()[:: len(covariance) + 1]
-    if diagonal.min() < VARIANCE_FLOOR:
+    if min(diagonal.tolist()) < VARIANCE_FLOOR:
         np.maximum(diagonal, VARIANCE_FLOOR, out=diagonal)
     return covariance
 
