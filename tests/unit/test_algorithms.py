@@ -26,7 +26,9 @@ from streams.learning.algorithms.code import source_files
 from streams.learning.algorithms.objective import TokenBatch, clipped, k3
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "missions"
-LEARNING = [p for p in sorted(EXAMPLES.glob("*.yaml")) if "robots" not in yaml.safe_load(p.open())]
+LEARNING = [
+    p for p in sorted(EXAMPLES.glob("*.yaml")) if "robots" not in yaml.safe_load(p.read_text())
+]
 
 
 def group(*rewards: float) -> list[Rollout]:
