@@ -238,11 +238,11 @@ def _learn() -> None:
         a = torch.tanh(a @ a.T / 512)
 
 
-def _pacer(rate: float, realtime: bool) -> Pacer:
+def _pacer(name: str, rate: float, realtime: bool) -> Pacer:
     from infra.robot.realtime import take_realtime
     from streams.acting.pacing import Pacer
 
-    return Pacer(rate, realtime=take_realtime() if realtime else "")
+    return Pacer(rate, realtime=take_realtime(name) if realtime else "")
 
 
 def _figures(pacer: Pacer) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def _figures(pacer: Pacer) -> dict[str, Any]:
 
 def _bare(rate: float, seconds: float, realtime: bool) -> dict[str, Any]:
     """The same sleep and no work."""
-    pacer = _pacer(rate, realtime)
+    pacer = _pacer("bare", rate, realtime)
     for _ in range(int(rate * seconds)):
         pacer.wait()
     return _figures(pacer)
@@ -281,7 +281,7 @@ def _actuate(rate: float, seconds: float, realtime: bool) -> dict[str, Any]:
     driver.connect()
     link = UpLink(_launch(robot.robot_id, folder))
     spool = Spool(folder)
-    pacer = _pacer(rate, realtime)
+    pacer = _pacer(ROBOT, rate, realtime)
     loop = _Timed(build_loop(robot, driver, link, spool, pacer, LocalOrders(folder)))
     keep_time(loop, pacer, _After(seconds))  # type: ignore[arg-type]
     figures = {**_figures(pacer), **loop.figures()}

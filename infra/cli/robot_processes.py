@@ -85,7 +85,7 @@ def run_actuator(robot: RobotFile, config: Settings, stop: Stop, patience_s: flo
     if not _connect(driver, robot.robot_id, stop, patience_s):
         return 0
     spool, link = Spool(folder), UpLink(launcher(robot.robot_id, folder))
-    pacer = Pacer(robot.control_hz, realtime=take_realtime())
+    pacer = Pacer(robot.control_hz, realtime=take_realtime(robot.robot_id))
     loop = build_loop(robot, driver, link, spool, pacer, LocalOrders(folder))
     logger.info("%s: %g Hz, %s", robot.robot_id, robot.control_hz, pacer.realtime)
     try:

@@ -9,6 +9,7 @@ import ctypes
 import gc
 import os
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +23,12 @@ class Refused(Exception):
     """The host does not allow it; says why."""
 
 
-def take_realtime() -> str:
-    """Take what the host allows and say what that is, for `LoopHealth.realtime`."""
-    said = [_said("SCHED_FIFO", _fifo), _said("memory lock", _lock_memory)]
+def take_realtime(name: str) -> str:
+    """Take what the host allows and say what that is, for `LoopHealth.realtime`.
+
+    The name of the loop spreads several of them over the cores.
+    """
+    said = [_said("SCHED_FIFO", lambda: _fifo(name)), _said("memory lock", _lock_memory)]
     said.append(_said("timer slack", _timer_slack))
     return ", ".join(said)
 
@@ -42,18 +46,20 @@ def _reason(error: Exception) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _fifo() -> str:
-    """Before all ordinary processes, on a core of its own where there are several.
+def _fifo(name: str) -> str:
+    """Before all ordinary processes, and on one core where there are more than two.
 
-    Pinned only then: among equals a pinned loop would wait for its core while another is free.
+    With fewer, or among equals, a pinned loop would wait for another robot's while a core is free.
     """
     # Children are ordinary again: a link that spins must not starve the machine.
     os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(_PRIORITY))
     cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < 2:
-        return f"SCHED_FIFO {_PRIORITY}"
-    os.sched_setaffinity(0, {cpus[-1]})
-    return f"SCHED_FIFO {_PRIORITY} on CPU {cpus[-1]}"
+    if len(cpus) <= 2:
+        return f"SCHED_FIFO {_PRIORITY} on {len(cpus)} CPUs"
+    # The first core is where most interrupts come in.
+    chosen = cpus[1 + zlib.crc32(name.encode()) % (len(cpus) - 1)]
+    os.sched_setaffinity(0, {chosen})
+    return f"SCHED_FIFO {_PRIORITY} pinned to CPU {chosen}"
 
 
 def _lock_memory() -> str:

@@ -177,10 +177,23 @@ def test_what_the_host_refuses_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realtime, "_memory_limit", lambda: 8 << 20)
     monkeypatch.setattr(realtime, "_resident_bytes", lambda: 50 << 20)
     monkeypatch.setattr(realtime, "_timer_slack", lambda: "timer slack 1 ns")
-    assert realtime.take_realtime() == (
+    assert realtime.take_realtime("r1") == (
         "no SCHED_FIFO (operation not permitted), no memory lock (the limit is 8192 KiB), "
         "timer slack 1 ns"
     )
+
+
+@pytest.mark.parametrize("count, pinned", [(1, False), (2, False), (4, True)])
+def test_a_loop_is_pinned_where_cores_are_left(
+    monkeypatch: pytest.MonkeyPatch, count: int, pinned: bool
+) -> None:
+    took: list[set[int]] = []
+    monkeypatch.setattr("os.sched_setscheduler", lambda *_: None)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(count)))
+    monkeypatch.setattr("os.sched_setaffinity", lambda _, cpus: took.append(cpus))
+    said = [realtime._fifo(f"rover-{n}") for n in range(20)]
+    assert all(("pinned" in text) == pinned for text in said)
+    assert set[int]().union(*took) == (set(range(1, count)) if pinned else set())
 
 
 def test_a_clock_that_goes_back_ends_this_life() -> None:
