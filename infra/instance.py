@@ -53,12 +53,14 @@ def slot_name(settings: Settings, slot: int) -> str:
 
 def try_lock(path: Path) -> IO[str] | None:
     """Hold a lock until the file is closed or the process ends; None where another holds it."""
-    file = path.open("w")
+    # Not "w": who holds it already has written its number there.
+    file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None
+    file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
     return file

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from infra.log import Log
     from schemas.missions import Mission
 
-ROBOT = "arm-1"
 GOAL = -9.0
 """The mean return at which the demo ends well: random torques give about -42, stillness -13."""
 EPISODES = 10
@@ -55,28 +54,21 @@ def _learn(config: Settings, log: Log, seconds: float) -> dict[str, Any]:
 
     examples = demo_robots.EXAMPLES
     name = demo_robots.mission_name("arm")
-    files = demo_robots.files_for(config, examples / "robots" / "arm.yaml", [ROBOT], name)
+    # A robot of its own, for one keeps its policy over missions.
+    files = demo_robots.files_for(config, examples / "robots" / "arm.yaml", [name], name)
+    world = demo_robots.world_for(config, examples / "worlds" / "arm.yaml", "arms", [name])
     learning = _learning(name)
-    moving = RobotMission(mission_id=f"{name}-moves", robots={ROBOT: Reach()}, policy=name)
-    world = examples / "worlds" / "arm.yaml"
+    moving = RobotMission(mission_id=f"{name}-moves", robots={name: Reach()}, policy=name)
     with (
         demo_robots.running(config, log, files, world) as (view, start),
         demo_robots.submitted(log, moving),
         demo_robots.submitted(log, learning),
     ):
-        elapsed_s, resets = _until_good(log, view, start, seconds)
+        elapsed_s, resets = _until_good(log, view, start, name, seconds)
     say("reading the log")
-    figures = demo_robots.figures(log, moving.mission_id, start, [ROBOT])
-    row = figures["robots"][ROBOT]
-    return (
-        figures
-        | _returns(row)
-        | {
-            "seconds": round(elapsed_s, 1),
-            "policy": name,
-            "resets": resets,
-        }
-    )
+    figures = demo_robots.figures(log, moving.mission_id, start, [name])
+    told = {"policy": name, "seconds": round(elapsed_s, 1), "resets": resets}
+    return figures | told | _returns(figures["robots"][name], name)
 
 
 def _learning(policy: str) -> Mission:
@@ -90,7 +82,9 @@ def _learning(policy: str) -> Mission:
     return mission
 
 
-def _until_good(log: Log, view: RobotsView, start: Any, seconds: float) -> tuple[float, int]:
+def _until_good(
+    log: Log, view: RobotsView, start: Any, name: str, seconds: float
+) -> tuple[float, int]:
     """Watch until what acts is good or the time is over; seconds since version 0 acted, resets."""
     from infra.cli import demo_robots, robots_live
 
@@ -100,12 +94,13 @@ def _until_good(log: Log, view: RobotsView, start: Any, seconds: float) -> tuple
     def over(view: RobotsView) -> bool:
         nonlocal began
         operator.look(view)
-        robot = view.robots[ROBOT]
-        if began is None and robot.policy is not None and robot.policy.policy != "tracker":
+        robot = view.robots[name]
+        acts = robot.policy is not None and robot.policy.policy == name
+        if began is None and acts:
             began = demo_robots.Deadline(seconds)
-        return began is not None and (began.over() or is_good(robot))
+        return began is not None and (began.over() or (acts and is_good(robot)))
 
-    robots_live.watch(log, view, start, over, extra=lambda: _line(view.robots[ROBOT]))
+    robots_live.watch(log, view, start, over, extra=lambda: _line(view.robots[name]))
     return began.elapsed_s() if began else 0.0, operator.resets
 
 
@@ -120,9 +115,9 @@ def _line(robot: RobotView) -> str:
     return "mean return by version: " + " ".join(f"{mean:.0f}" for mean in means[-20:])
 
 
-def _returns(row: dict[str, Any]) -> dict[str, Any]:
+def _returns(row: dict[str, Any], policy: str) -> dict[str, Any]:
     """The mean return of what acted first and of what acted last, and whether that is enough."""
-    versions = [v for v in row["versions"] if v["policy"] != "tracker" and v["episodes"] > 0]
+    versions = [v for v in row["versions"] if v["policy"] == policy and v["episodes"] > 0]
     before = versions[0]["mean_return"] if versions else None
     after = versions[-1]["mean_return"] if versions else None
     good = after is not None and after > GOAL
@@ -133,14 +128,14 @@ def _tell(figures: dict[str, Any], report: Path | None) -> None:
     from infra.cli import demo_robots
 
     demo_robots.write(figures, report)
-    row = figures["robots"][ROBOT]
+    row = figures["robots"][figures["policy"]]
     before, after = figures["return_before"], figures["return_after"]
     if before is None or after is None:
         print("no policy came to act long enough: `ralo logs` says why")
         raise typer.Exit(1)
     print(
-        f"\nmean return of the policy that acts: {before:.1f} at first, {after:.1f} after "
-        f"{figures['seconds']:.0f} s\n{row['swaps']} swaps into the moving arm, "
+        f"\nmean return of the policy that acts: {before:.1f} at first, {after:.1f} at the end, "
+        f"{figures['seconds']:.0f} s later\n{row['swaps']} swaps into the moving arm, "
         f"{row['rollbacks']} rolled back, {row['longest_gap_ms']:.0f} ms between two commands at "
         "most"
     )

@@ -62,6 +62,15 @@ def files_for(
     return paths
 
 
+def world_for(config: Settings, template: Path, kind: str, ids: Sequence[str]) -> Path:
+    """A world like that of a file, whose robots of one kind have these ids."""
+    document = yaml.safe_load(template.read_text())
+    document[kind] = dict(zip(ids, document[kind].values(), strict=True))
+    path = config.state_dir / "robots" / f"world-{ids[0]}.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
 @contextlib.contextmanager
 def running(
     config: Settings, log: Log, files: Sequence[Path], world: Path

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.cli import PLAIN
+from infra.cli.robot_keep import down, start
 from infra.cli.stack import say
 from infra.log import LogError
 from infra.settings import Settings, SettingsError, settings
@@ -41,7 +42,11 @@ class RobotError(Exception):
 
 @app.callback()
 def robot() -> None:
-    """Check robots' files, see robots, stop and reset them."""
+    """Check robots' files, run robots, see them, stop and reset them."""
+
+
+app.command()(start)
+app.command()(down)
 
 
 # --- orders
