@@ -143,7 +143,6 @@ class Preparer:
             # Whatever a library raises for a folder or hub name that is no model.
             raise CannotRun(str(error) or type(error).__name__) from error
 
-
     def _new_policy(self, mission: Mission, folder: Path) -> None:
         size = mission.model.mlp
         if self._policy_folder is None or size is None:
