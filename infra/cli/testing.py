@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 USUAL = ["-m", "not compose and not chaos"]
 COMPOSE = ["-m", "compose"]
 CHAOS = ["-m", "chaos"]
-FAST = ["-m", "not stack and not slow"]
+FAST = ["-m", "not stack and not slow", "-n", "auto"]
+"""On all cores: these tests share nothing."""
 FAST_FOLDERS = ["tests/unit", "tests/contract"]
 
 

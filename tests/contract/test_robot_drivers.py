@@ -105,6 +105,7 @@ def test_stamps_and_numbers_go_up_in_each_channel_and_are_not_of_the_future(case
             newest[reading.channel] = reading
 
 
+@pytest.mark.slow
 def test_channels_come_at_their_rates(case: Case) -> None:
     case.driver.connect()
     readings = readings_over(case, 50)

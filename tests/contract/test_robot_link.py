@@ -244,6 +244,7 @@ def test_all_that_was_said_while_the_log_was_away_arrives_in_order(log: Log, rob
     assert numbers == list(range(20))
 
 
+@pytest.mark.slow
 def test_a_link_that_dies_is_replaced_and_nothing_is_lost(
     log: Log, robot: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_sweep_keeps_what_is_wanted_or_held(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "scratch").iterdir()) == ["held-0", "open-0"]
 
 
+@pytest.mark.slow
 def test_an_aggregator_goes_on_exactly_without_what_was_swept(tmp_path: Path) -> None:
     hashes = []
     for name in ("kept", "swept"):

@@ -39,6 +39,7 @@ def test_quantiles_are_those_of_scipy(chance: float, degrees: int) -> None:
     assert chi2_quantile(chance, degrees) == pytest.approx(chi2.ppf(chance, degrees), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_filter_knows_how_sure_it_is() -> None:
     """NIS of each channel and NEES of the state are chi-squared where model and motion agree.
 
@@ -55,6 +56,7 @@ def test_the_filter_knows_how_sure_it_is() -> None:
         assert low < health.nis_mean < high, f"{channel}: {low:.3f} to {high:.3f} expected"
 
 
+@pytest.mark.slow
 def test_its_errors_are_as_large_over_many_runs_as_its_covariance_says() -> None:
     """NEES of position, heading, speed and yaw rate at the end of 40 runs of 3 s."""
     errors = []

@@ -236,6 +236,7 @@ class Independent(ExtendedKalmanFilter):  # type: ignore[misc]
         self.update(apart, lambda _: jacobian, lambda _: np.zeros(len(apart)), R=noise)
 
 
+@pytest.mark.slow
 def test_it_agrees_with_an_independent_filter() -> None:
     """A second of all channels: means within 5 % of a deviation, covariances within 3 %.
 

@@ -629,6 +629,7 @@ class Interleaved(RuleBasedStateMachine):
         assert drained == {m: s.budget.problems for m, s in self.missions.items()}
 
 
+@pytest.mark.slow
 def test_any_interleaving(tmp_path: Path) -> None:
     class Here(Interleaved):
         source = questions(tmp_path / "sums.jsonl")

@@ -360,6 +360,7 @@ def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
         Recording(tmp_path / "x.mcap", {})
 
 
+@pytest.mark.slow
 def test_a_file_cut_anywhere_gives_all_that_is_before_the_cut(tmp_path: Path) -> None:
     """Cut at every hundredth byte, and near its end at every one."""
     written(tmp_path / "x.mcap").close()

@@ -482,6 +482,7 @@ def test_what_is_not_needed_any_more_is_deleted(arm: Arm) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(occasions=st.dictionaries(st.sampled_from(ALL_POINTS), st.integers(1, 4), max_size=5))
+@pytest.mark.slow
 def test_whatever_kills_come_together_the_books_balance(
     tmp_path_factory: pytest.TempPathFactory, occasions: dict[str, int]
 ) -> None:

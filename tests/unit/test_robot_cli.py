@@ -129,6 +129,7 @@ def ralo(*arguments: str) -> tuple[int, str]:
     return found.exit_code, found.stdout
 
 
+@pytest.mark.slow
 def test_orders_need_no_log_on_the_robot_itself(actuating: Actuating) -> None:
     code, said = ralo("stop", "r1", "--reason", "a child on the floor")
     assert (code, "NORMAL → SAFE_STOP" in said, "a child on the floor" in said) == (0, True, True)

@@ -175,6 +175,7 @@ def test_a_dataset_that_is_not_here_says_what_to_do(tmp_path: Path) -> None:
         list(load_items(dataset(tmp_path / "x.exe")))
 
 
+@pytest.mark.slow
 def test_a_hub_name_without_a_network_says_so() -> None:
     # In its own process, where the hub's client is told that there is no network.
     code = (

@@ -78,6 +78,7 @@ def _rows(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_no_process_outlives_its_supervisor(
     supervised: "subprocess.Popen[bytes]", tmp_path: Path, how: signal.Signals
 ) -> None:
