@@ -47,7 +47,10 @@ class LiveLoop:
     def start(self) -> None:
         """Go through the past that the processor asks for; raises `GaveUp`."""
         positions: Positions = self._patience.until_available("the broker", self._past)
-        self._reader = self._log.live_reader(positions)
+        followed = {i.topic.name for i in self._processor.inputs if not i.past_only}
+        self._reader = self._log.live_reader(
+            {p: offset for p, offset in positions.items() if p.topic in followed}
+        )
 
     def _past(self) -> Positions:
         first = {

@@ -23,6 +23,8 @@ class LiveInput:
 
     topic: Topic
     rewind_s: float | None = 0.0
+    past_only: bool = False
+    """Only the past is gone through: what comes later is the processor's own."""
 
 
 class LiveProcessor(Protocol):

@@ -135,6 +135,24 @@ def test_a_start_may_begin_at_the_end(world: World, acting: Log) -> None:
     assert logic.replayed == []
 
 
+def test_of_what_is_its_own_it_goes_through_the_past_alone(world: World, acting: Log) -> None:
+    logic = Counting()
+    logic.inputs.append(LiveInput(FUSED_STATES, None, past_only=True))
+    acting.append([keyed(frame(0))])
+    loop = LiveLoop(logic, acting)
+    loop.start()
+    acting.append([keyed(frame(1))])
+    turns(world, loop, lambda: len(logic.taken) == 1)
+    again = Counting()
+    again.inputs.append(LiveInput(FUSED_STATES, None, past_only=True))
+    loop = LiveLoop(again, acting)
+    loop.start()
+    assert {type(event) for event in again.replayed} == {SensorFrame, FusedState}
+    acting.append([keyed(frame(2))])
+    turns(world, loop, lambda: len(again.taken) == 1)
+    assert all(isinstance(event, SensorFrame) for event in logic.taken + again.taken)
+
+
 def test_only_records_of_its_robots_are_taken_but_all_missions(world: World, acting: Log) -> None:
     logic = Counting(more=[MISSIONS])
     loop = LiveLoop(logic, acting)

@@ -34,7 +34,7 @@ class SensorFusion:
         rewind_s = REWIND_S + max((spec.window_s for spec in specs.values()), default=0.0)
         self.inputs: Sequence[LiveInput] = (
             LiveInput(SENSOR_FRAMES, rewind_s),
-            LiveInput(FUSED_STATES, rewind_s),
+            LiveInput(FUSED_STATES, rewind_s, past_only=True),
         )
         self._past: list[Record] = []
         self._accounted: dict[tuple[str, str], int] = {}
