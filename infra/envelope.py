@@ -1,6 +1,7 @@
 """From an event to a message, and from a record that cannot be used to its dead letter."""
 
 import base64
+import functools
 from collections.abc import Mapping
 
 from infra.log import Message
@@ -14,6 +15,20 @@ def message(event: Event) -> Message:
     """The message of an event."""
     value = event.to_bytes()
     return Message(event.topic, event.key.encode(), value, headers_of(event, value))
+
+
+def live_message(event: Event) -> Message:
+    """The message of an event on a control path: its headers name the schema alone.
+
+    What else tools are helped by would take longer to make than the value; an event's `source`
+    says what it follows from.
+    """
+    return Message(event.topic, event.key.encode(), event.to_bytes(), _schema_header(event.type))
+
+
+@functools.cache
+def _schema_header(name: str) -> Mapping[str, bytes]:
+    return {"schema": name.encode()}
 
 
 def dead_letter(bury: Bury, processor: str) -> DeadLetter:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from infra.envelope import dead_letter, message
+from infra.envelope import dead_letter, live_message
 from infra.live import LiveWriter
 from infra.log import Log, LogUnavailable
 from infra.patience import GaveUp, Patience
@@ -147,7 +147,7 @@ class _Outbox:
 
     def send(self, events: Iterable[Event]) -> None:
         for event in events:
-            self._refused += not self._writer.send(message(event))
+            self._refused += not self._writer.send(live_message(event))
 
     def serve(self) -> None:
         self._writer.serve()

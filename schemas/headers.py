@@ -1,5 +1,7 @@
 """The headers of an event: hints for tools and readers, none is required."""
 
+import functools
+
 from schemas.base import Event
 from schemas.ids import digest
 
@@ -17,4 +19,9 @@ def headers_of(event: Event, value: bytes) -> dict[str, bytes]:
 def traceparent(event: Event, value: bytes) -> bytes:
     """W3C trace context: one trace a problem, or else a mission; the span is the event's hash."""
     trace = getattr(event, "problem_id", None) or getattr(event, "mission_id", None) or event.key
-    return f"00-{digest(str(trace).encode())[:32]}-{digest(value)[:16]}-01".encode()
+    return f"00-{_trace_id(str(trace))}-{digest(value)[:16]}-01".encode()
+
+
+@functools.lru_cache(maxsize=1024)
+def _trace_id(text: str) -> str:
+    return digest(text.encode())[:32]

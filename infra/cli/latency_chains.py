@@ -154,8 +154,11 @@ def our_chain(
     undo.callback(reader.close)
     undo.callback(writer.close)
 
+    # As the bare chain's: made before they are timed.
+    messages = [message(frame) for frame in frames]
+
     def send(number: int) -> None:
-        writer.send(message(frames[number]))
+        writer.send(messages[number])
         writer.serve()
 
     def received(timeout_s: float) -> list[tuple[int, int]]:

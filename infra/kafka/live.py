@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Message as Read
 
 from infra.kafka.config import Names, logger, translate
 from infra.kafka.readers import to_record
@@ -25,16 +26,17 @@ class KafkaLiveReader:
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """What is there, at once; waits only while nothing is.
 
-        `consume` alone would wait its whole time out for the number that it was asked for.
+        `consume` would wait its whole time out for the number that it was asked for.
         """
+        messages: list[Read] = []
         try:
-            first = self._consumer.poll(timeout_s)
-            if first is None:
-                return []
-            rest = self._consumer.consume(max_records - 1, 0) if max_records > 1 else []
+            found = self._consumer.poll(timeout_s)
+            while found is not None:
+                messages.append(found)
+                found = self._consumer.poll(0) if len(messages) < max_records else None
         except KafkaException as error:
             raise translate(error, "read") from error
-        return [self._record(message) for message in (first, *rest) if self._is_good(message)]
+        return [self._record(message) for message in messages if self._is_good(message)]
 
     def _record(self, message: Any) -> Record:
         return to_record(message, self._names)

@@ -17,6 +17,7 @@ from streams.acting.control.situation import Points
 
 DIRECTIONS = 72
 WEIGHTS = (5.0, 2.0, 2.0)
+_AROUND = np.arange(DIRECTIONS) * (2 * pi / DIRECTIONS) - pi
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ def choose_way(
     wanted = min(hypot(*goal), look_ahead_m)
     at = atan2(goal[1], goal[0])
     # The goal's own direction is a candidate, so that without obstacles the way is straight.
-    directions = np.append(np.arange(DIRECTIONS) * (2 * pi / DIRECTIONS) - pi, at)
+    directions = np.append(_AROUND, (at, 0.0))
     free = free_distance(points, directions, radius_m)
-    ahead = float(free_distance(points, np.zeros(1), radius_m)[0])
+    directions, free, ahead = directions[:-1], free[:-1], float(free[-1])
     open_ = free >= wanted
     if not open_.any():
         best = int(np.argmax(free))
