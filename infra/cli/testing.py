@@ -16,11 +16,16 @@ from infra.cli import PLAIN
 ROOT = Path(__file__).resolve().parents[2]
 
 USUAL = ["-m", "not compose and not chaos"]
+SHARING_NOTHING = ["-m", "not stack and not compose and not chaos", "-n", "auto"]
+ON_SERVERS = ["-m", "stack and not compose and not chaos"]
 COMPOSE = ["-m", "compose"]
 CHAOS = ["-m", "chaos"]
 FAST = ["-m", "not stack and not slow", "-n", "auto"]
-"""On all cores: these tests share nothing."""
 FAST_FOLDERS = ["tests/unit", "tests/contract"]
+
+
+NO_TESTS = 5
+"""pytest's exit status where no test was selected."""
 
 
 class NoCheckout(Exception):
@@ -47,17 +52,26 @@ def test(
 
     A running `ralo up` is neither used nor disturbed. With --servers containers Kafka and MinIO are
     started by testcontainers. Whole runs under kills (--chaos) and the stack of docker-compose.yml
-    (--compose) are tests of their own.
+    (--compose) are tests of their own. Tests that share nothing run on all cores, then those that
+    share the servers, one after the other.
     """
     if not (ROOT / "tests").is_dir() or importlib.util.find_spec("pytest") is None:
         raise NoCheckout(f"no tests or no pytest for {ROOT}: run ./ralo test in a checkout")
     given = pytest_arguments or []
     chosen = any((ROOT / argument.partition("::")[0]).exists() for argument in given)
-    selection = COMPOSE if compose else CHAOS if chaos else USUAL
+    runs = [COMPOSE if compose else CHAOS if chaos else USUAL]
     if fast:
-        selection = [*FAST, *([] if chosen else FAST_FOLDERS)]
-    command = [sys.executable, "-m", "pytest", *selection, *given]
-    raise typer.Exit(subprocess.run(command, cwd=ROOT, env=environment()).returncode)
+        runs = [[*FAST, *([] if chosen else FAST_FOLDERS)]]
+    elif runs == [USUAL] and not chosen:
+        runs = [SHARING_NOTHING, ON_SERVERS]
+    raise typer.Exit(max(_pytest([*run, *given]) for run in runs))
+
+
+def _pytest(arguments: list[str]) -> int:
+    command = [sys.executable, "-m", "pytest", *arguments]
+    status = subprocess.run(command, cwd=ROOT, env=environment()).returncode
+    # A run that selects nothing is none to complain of: there is the other.
+    return 0 if status == NO_TESTS else status
 
 
 def environment() -> dict[str, str]:
