@@ -12,7 +12,11 @@ from tiny import problem_of
 
 from infra.cli.on import ROOT
 from producers.problems.verifiers import scorer
+from producers.robots.registry import make_driver
+from schemas.acting import Reading, SensorFrame
 from schemas.learning import Rollout, Verifier
+from schemas.robot_file import RobotFile
+from streams.acting.fusion import fuse
 from streams.learning.algorithms import algorithm, code_sha256, names
 
 PAGE = (ROOT / "docs/extending.md").read_text()
@@ -61,3 +65,29 @@ def test_a_foreign_verifier_scores() -> None:
     score = scorer()
     assert [score(problem, text, True) for text in ("cxx", "abc")] == [1.0, 0.0]
     assert score(problem, "cba", False) == 0.0
+
+
+def test_a_foreign_driver_runs_in_the_control_loop(tmp_path: Path) -> None:
+    document = {
+        "robot_id": "table-1",
+        "driver": {"name": "turntable"},
+        "fusion": {"channels": {"angle": {"kind": "heading", "std": [0.01]}}},
+    }
+    robot = RobotFile.model_validate(document)
+    driver = make_driver(robot, tmp_path)
+    assert [channel.name for channel in driver.spec.channels] == ["angle"]
+    driver.connect()
+    assert driver.apply([5.0]) == [2.0]
+    readings: list[Reading] = []
+    while len(readings) < 3:
+        readings += driver.read()
+    driver.close()
+    assert [reading.seq for reading in readings] == list(range(len(readings)))
+    assert readings[2].values == pytest.approx([0.06])
+    frame = SensorFrame(
+        robot_id="table-1", boot_id="b", seq=0, stamp_ms=1e9, wall_ms=1e12, readings=readings
+    )
+    (state,) = fuse([frame.model_copy(update={"stamp_ms": readings[-1].stamp_ms})], robot.fusion)
+    assert dict(zip(state.names, state.mean, strict=True))["heading_rad"] == pytest.approx(
+        readings[-1].values[0], abs=0.01
+    )
