@@ -30,6 +30,9 @@ BACK_OFF_S = (0.5, 10.0)
 STEADY_S = 30.0
 """A process that lived this long starts anew without back-off."""
 
+WORLD = "world"
+"""The kind of a simulated world."""
+
 Run = Callable[[str], None]
 """What a forked child does: run the processor of that name; called in the child's process."""
 
@@ -147,7 +150,16 @@ class Nursery:
 
 
 def stop_all(children: Iterable[Child]) -> None:
-    """Stop them all at once, with force what takes too long."""
+    """Stop them; worlds last, for a robot whose world goes first takes that for a breakdown."""
+    by_kind: dict[bool, list[Child]] = {False: [], True: []}
+    for child in children:
+        by_kind[child.kind == WORLD].append(child)
+    for together in by_kind.values():
+        _stop_at_once(together)
+
+
+def _stop_at_once(children: Iterable[Child]) -> None:
+    """Stop all of them at once, with force what takes too long."""
     processes = [child.process for child in children if child.process is not None]
     running = [process for process in processes if process.exitcode is None]
     for process in running:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from infra.belongings import sweep_scratch
-from infra.children import Child, Nursery, Run, stop_all
+from infra.children import WORLD, Child, Nursery, Run, stop_all
 from infra.embedded.stack import Stack
 from infra.embedded.state import StackError, choose_port
 from infra.instance import slot_name
@@ -182,7 +182,7 @@ class Supervisor:
         """What the kept robots and worlds need, each a program of its own."""
         kept = read_kept(self._config)
         worlds = [
-            Child(f"world-{name}", "world", {}, ("simulate", path))
+            Child(f"world-{name}", WORLD, {}, ("simulate", path))
             for name, path in kept.worlds.items()
         ]
         return worlds + [
