@@ -203,7 +203,7 @@ class Log(Protocol):
         """Read these partitions from these offsets on, each record as soon as it is there."""
         ...
 
-    def live_writer(self, patience_s: float = 10.0) -> LiveWriter:
+    def live_writer(self, patience_s: float = 10.0, compressed: bool = False) -> LiveWriter:
         """Publish without waiting; what is not delivered for so long is given up."""
         ...
 

@@ -95,9 +95,11 @@ class KafkaLog:
         """Read these partitions from these offsets on, each record as soon as it is there."""
         return KafkaLiveReader(config.live_consumer(self.bootstrap, self.extra), self._names, start)
 
-    def live_writer(self, patience_s: float = 10.0) -> KafkaLiveWriter:
+    def live_writer(self, patience_s: float = 10.0, compressed: bool = False) -> KafkaLiveWriter:
         """Publish without waiting; what is not delivered for so long is given up."""
         client = config.live_producer(self.bootstrap, self.extra, patience_s)
+        if compressed:
+            client["compression.type"] = "lz4"
         return KafkaLiveWriter(client, self._names)
 
     def writer(self, transactional_id: str) -> KafkaWriter:

@@ -44,7 +44,7 @@ class MemoryLog:
         """Read these partitions from these offsets on; in memory all is there at once."""
         return MemoryStateReader(self._view, start)
 
-    def live_writer(self, patience_s: float = 10.0) -> MemoryLiveWriter:
+    def live_writer(self, patience_s: float = 10.0, compressed: bool = False) -> MemoryLiveWriter:
         """Publish without waiting."""
         return MemoryLiveWriter(self._view)
 

@@ -88,7 +88,8 @@ class LinkProcess:
     # --- up
 
     def _up(self) -> None:
-        writer = self._log.live_writer()
+        # Frames are many, and all but numbers in text: commands, which are few, go as they are.
+        writer = self._log.live_writer(compressed=True)
         try:
             while data := self._end.recv(MESSAGE_BYTES):
                 letter = unpack(data)
