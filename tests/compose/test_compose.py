@@ -35,7 +35,12 @@ IN_FLIGHT_VERSIONS = 2
 """What the example's mission has on its way at most, in weight versions."""
 
 GPU_ON_CPU = "tests/compose/gpu-on-cpu.yml"
-OVERRIDES = ("examples/compose/second-policy.yml", "examples/compose/two-gpus.yml", GPU_ON_CPU)
+OVERRIDES = (
+    "examples/compose/second-policy.yml",
+    "examples/compose/two-gpus.yml",
+    "examples/compose/one-robot.yml",
+    GPU_ON_CPU,
+)
 MISSION = "compose-story"
 
 
