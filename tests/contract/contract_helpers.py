@@ -31,8 +31,8 @@ class Tracked:
         if name not in ("work_reader", "state_reader", "writer", "live_reader", "live_writer"):
             return found
 
-        def opening(*args: Any) -> Any:
-            made = found(*args)
+        def opening(*args: Any, **named: Any) -> Any:
+            made = found(*args, **named)
             # A test may have closed it itself.
             made.close = functools.cache(made.close)
             self._opened.append(made)
