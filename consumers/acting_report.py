@@ -116,6 +116,8 @@ class RobotReport(BaseModel):
     """Offers that never came to act."""
     versions: list[VersionReport] = []
     """In the order in which they first acted."""
+    acting: PolicyRef | None = None
+    """What acted last, which after a rollback is an older one."""
     mode: str = ""
     modes: dict[str, int] = {}
     """How often each was entered."""
@@ -358,6 +360,8 @@ def _acts(found: RobotReport, boots: Boots, windows: Windows) -> None:
         start_ms, stop_ms = windows[id_]
         applied = [(at, ref) for at, ref in boot.applied if start_ms <= at <= stop_ms]
         gaps += [b - a for (a, _), (b, _) in pairwise(applied)]
+        if applied:
+            found.acting = applied[-1][1]
         for _, ref in applied:
             known = versions.setdefault(ref, VersionReport(**ref.model_dump(), commands=0))
             known.commands += 1

@@ -119,7 +119,8 @@ def _returns(row: dict[str, Any], policy: str) -> dict[str, Any]:
     """The mean return of what acted first and of what acted last, and whether that is enough."""
     versions = [v for v in row["versions"] if v["policy"] == policy and v["episodes"] > 0]
     before = versions[0]["mean_return"] if versions else None
-    after = versions[-1]["mean_return"] if versions else None
+    last = (row["acting"] or {}).get("version")
+    after = next((v["mean_return"] for v in versions if v["version"] == last), None)
     good = after is not None and after > GOAL
     return {"return_before": before, "return_after": after, "ok": good}
 

@@ -197,6 +197,13 @@ def test_an_episode_with_a_reading_lost_has_no_return() -> None:
     assert [(v.episodes, v.mean_return) for v in report.versions] == [(1, -10.0)]
 
 
+def test_what_acts_last_is_told_apart_from_what_came_last() -> None:
+    policies = [REACH_1, REACH_2, REACH_1]
+    report = told(feedback(0, *(became(i, 20.0 * i, policy=p) for i, p in enumerate(policies))))
+    assert [v.version for v in report.versions] == [1, 2]
+    assert report.acting == REACH_1
+
+
 def test_swaps_and_rollbacks_are_told_from_refusals() -> None:
     report = told(*(slot.event for slot in valid().slots.values()))
     assert (report.swaps, report.rollbacks, report.refused) == (2, 1, 1)
