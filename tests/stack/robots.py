@@ -13,18 +13,35 @@ from pathlib import Path
 import psutil
 import yaml
 
+from infra.embedded.stack import Endpoints
 from infra.envelope import message
 from infra.kafka.log import KafkaLog
 from infra.robot.delivery import newest_records
 from schemas.acting import Command, ControllerClaim, Feedback, PolicyRef, SafetyEvent
 from schemas.base import Event
 from schemas.records import Record
-from schemas.topics import COMMANDS, FEEDBACK, SAFETY_EVENTS, Topic, decode
+from schemas.topics import COMMANDS, FEEDBACK, PROVISIONED, SAFETY_EVENTS, Topic, decode
 
 TRACKER = PolicyRef(policy="tracker", version=0, sha256="0" * 64)
 COMMAND_S = 0.05
 GOOD_MS = 250.0
 """Long enough for two busy cores; a rover at half a metre a second then stands within 0.5 s."""
+
+
+def provisioned(stack: Endpoints, namespace: str) -> KafkaLog:
+    """The broker's log, with a test's topics."""
+    made = KafkaLog(stack.kafka, namespace)
+    made.provision(PROVISIONED)
+    return made
+
+
+def environ_of(stack: Endpoints, namespace: str, folder: Path) -> dict[str, str]:
+    """What leads a robot's processes to the test's broker and folder."""
+    return {
+        "RALO_STATE_DIR": str(folder),
+        "RALO_NAMESPACE": namespace,
+        "RALO_KAFKA__BOOTSTRAP_SERVERS": stack.kafka,
+    }
 
 
 class Robots:

@@ -10,8 +10,10 @@ from robots import (
     COMMAND_S,
     Commander,
     Robots,
+    environ_of,
     feedback_of,
     judge_books,
+    provisioned,
     running,
     safety_of,
     speed,
@@ -24,7 +26,6 @@ from infra.robot.orders import robot_folder
 from infra.robot.spool import newest_event
 from infra.settings import Settings
 from schemas.acting import Feedback, SafetyEvent
-from schemas.topics import PROVISIONED
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.chaos]
 
@@ -36,19 +37,12 @@ AWAY_S = 4.0
 
 @pytest.fixture
 def log(stack: Endpoints, namespace: str) -> KafkaLog:
-    made = KafkaLog(stack.kafka, namespace)
-    made.provision(PROVISIONED)
-    return made
+    return provisioned(stack, namespace)
 
 
 @pytest.fixture
 def robots(stack: Endpoints, namespace: str, tmp_path: Path) -> Iterator[Robots]:
-    environ = {
-        "RALO_STATE_DIR": str(tmp_path),
-        "RALO_NAMESPACE": namespace,
-        "RALO_KAFKA__BOOTSTRAP_SERVERS": stack.kafka,
-    }
-    with running(NAMES, tmp_path, environ) as made:
+    with running(NAMES, tmp_path, environ_of(stack, namespace, tmp_path)) as made:
         yield made
 
 

@@ -5,12 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from robots import Commander, Robots, feedback_of, judge_books, running, speed
+from robots import (
+    Commander,
+    Robots,
+    environ_of,
+    feedback_of,
+    judge_books,
+    provisioned,
+    running,
+    speed,
+)
 from running import until
 
 from infra.embedded.stack import Endpoints
 from infra.kafka.log import KafkaLog
-from schemas.topics import PROVISIONED
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.chaos]
 
@@ -19,19 +27,12 @@ NAME = "rover-1"
 
 @pytest.fixture
 def log(stack: Endpoints, namespace: str) -> KafkaLog:
-    made = KafkaLog(stack.kafka, namespace)
-    made.provision(PROVISIONED)
-    return made
+    return provisioned(stack, namespace)
 
 
 @pytest.fixture
 def robots(stack: Endpoints, namespace: str, tmp_path: Path) -> Iterator[Robots]:
-    environ = {
-        "RALO_STATE_DIR": str(tmp_path),
-        "RALO_NAMESPACE": namespace,
-        "RALO_KAFKA__BOOTSTRAP_SERVERS": stack.kafka,
-    }
-    with running((NAME,), tmp_path, environ) as made:
+    with running((NAME,), tmp_path, environ_of(stack, namespace, tmp_path)) as made:
         yield made
 
 
