@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from infra.cli.stack import say
-from infra.settings import Settings, settings
 
 if TYPE_CHECKING:
     from consumers.robots_view import RobotsView, RobotView
     from infra.log import Log
+    from infra.settings import Settings
     from schemas.missions import Mission
 
 GOAL = -9.0
@@ -32,20 +31,9 @@ def arm(
 
     What runs already is used. Ctrl-C ends the mission and stops what was started for it.
     """
-    from infra.cli.demo_stack import bring_up, undisturbed
-    from infra.connect import connect_log
+    from infra.cli.demo_stack import on_a_stack
 
-    config = settings()
-    undo = contextlib.ExitStack()
-    try:
-        bring_up(config, {}, undo)
-        figures = _learn(config, connect_log(config), seconds)
-    except KeyboardInterrupt:
-        with undisturbed():
-            say("\ninterrupted")
-            undo.close()
-        raise typer.Exit(130) from None
-    _tell(figures, report)
+    _tell(on_a_stack(lambda config, log: _learn(config, log, seconds)), report)
 
 
 def _learn(config: Settings, log: Log, seconds: float) -> dict[str, Any]:

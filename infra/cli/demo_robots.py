@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from consumers.read import decoded, read_until
 from consumers.robots_view import RobotsView
 from infra import robots, supervision
 from infra.cli import robots_live
@@ -195,16 +196,8 @@ def ends(log: Log) -> Ends:
 
 def since(log: Log, start: Ends) -> Iterator[Record]:
     """The decoded records from `start` on, as far as the log goes now."""
-    from consumers.read import decoded
-
-    reader = log.state_reader(start)
-    try:
-        topics = sorted({p.topic for p in start})
-        reader.snapshot(topics)
-        while reader.behind(topics):
-            yield from map(decoded, reader.poll(5000, 0.2))
-    finally:
-        reader.close()
+    now = ends(log)
+    return map(decoded, read_until(log, {p: (first, now[p]) for p, first in start.items()}))
 
 
 def write(figures: Mapping[str, Any], report: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.cli.stack import say
-from infra.settings import settings
 
 if TYPE_CHECKING:
     from consumers.acting_report import Opinion
@@ -30,20 +28,9 @@ def rovers(
 
     What runs already is used. Ctrl-C stops the rovers and what was started for them.
     """
-    from infra.cli.demo_stack import bring_up, undisturbed
-    from infra.connect import connect_log
+    from infra.cli.demo_stack import on_a_stack
 
-    config = settings()
-    undo = contextlib.ExitStack()
-    try:
-        bring_up(config, {}, undo)
-        figures = _patrol(config, connect_log(config), seconds)
-    except KeyboardInterrupt:
-        with undisturbed():
-            say("\ninterrupted")
-            undo.close()
-        raise typer.Exit(130) from None
-    _tell(figures, report)
+    _tell(on_a_stack(lambda config, log: _patrol(config, log, seconds)), report)
 
 
 def _patrol(config: Any, log: Any, seconds: float) -> dict[str, Any]:

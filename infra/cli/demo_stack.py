@@ -2,13 +2,18 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import typer
 
 from infra import supervision
 from infra.cli import on
 from infra.cli.stack import say
+from infra.connect import connect_log
 from infra.embedded.stack import Stack
-from infra.settings import Settings
+from infra.log import Log
+from infra.settings import Settings, settings
 
 
 def bring_up(config: Settings, scale: Mapping[str, int | None], undo: contextlib.ExitStack) -> None:
@@ -37,3 +42,20 @@ def undisturbed() -> Iterator[None]:
     finally:
         # All is stopped: nothing may change the exit status any more.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def on_a_stack(work: Callable[[Settings, Log], dict[str, Any]]) -> dict[str, Any]:
+    """The figures of some work on a stack that runs, or is started and left running.
+
+    Ctrl-C stops what was started for it and exits.
+    """
+    config = settings()
+    undo = contextlib.ExitStack()
+    try:
+        bring_up(config, {}, undo)
+        return work(config, connect_log(config))
+    except KeyboardInterrupt:
+        with undisturbed():
+            say("\ninterrupted")
+            undo.close()
+        raise typer.Exit(130) from None
