@@ -6,8 +6,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from infra.kafka.log import KafkaLog
+from infra.overlay import SANDBOX, OverlayStore
 from infra.settings import Settings, SettingsError, kafka_bootstrap, s3_endpoint
-from infra.store import S3Store
+from infra.store import Bucket, S3Store
 
 
 def connect_log(settings: Settings) -> KafkaLog:
@@ -25,10 +26,16 @@ def connect_log(settings: Settings) -> KafkaLog:
     )
 
 
-def connect_store(settings: Settings) -> S3Store:
-    """The object store by settings, or the embedded stack's; raises `SettingsError`."""
+def connect_store(settings: Settings) -> Bucket:
+    """The object store by settings, or the embedded stack's; raises `SettingsError`.
+
+    In the namespace of a sandbox it is an overlay: what is written there lies below
+    `<namespace>/`, and what is not found there is read from the original.
+    """
     at = s3_endpoint(settings)
-    return S3Store(at.address, at.access_key, at.secret_key, at.bucket, at.secure, at.region)
+    store = S3Store(at.address, at.access_key, at.secret_key, at.bucket, at.secure, at.region)
+    inside = settings.namespace.startswith(SANDBOX)
+    return OverlayStore(store, f"{settings.namespace}/") if inside else store
 
 
 def _refuse_unknown_properties(bootstrap: str, extra: Mapping[str, str]) -> None:

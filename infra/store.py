@@ -46,6 +46,14 @@ class ObjectStore(Protocol):
         ...
 
 
+class Bucket(ObjectStore, Protocol):
+    """A store that can make the place where its objects lie."""
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket unless it is there; safe to run twice."""
+        ...
+
+
 def checked(ref: ObjectRef, data: bytes) -> bytes:
     """The same bytes, or `BadObject` when they are not what the reference names."""
     actual = digest(data)

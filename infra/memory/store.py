@@ -14,6 +14,9 @@ class MemoryStore:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
 
+    def ensure_bucket(self) -> None:
+        """Nothing: a dictionary is there."""
+
     def put(self, key: str, data: bytes | Path) -> ObjectRef:
         """Store the bytes (or the file) under the key, replacing what is there."""
         content = data.read_bytes() if isinstance(data, Path) else bytes(data)

@@ -11,7 +11,7 @@ from infra.memory.cluster import MemoryCluster
 from infra.memory.groups import MemoryMembership
 from infra.memory.log import MemoryLog
 from infra.memory.store import MemoryStore
-from infra.store import ObjectStore
+from infra.store import Bucket
 from schemas.records import Partition
 
 BOTH = ["memory", pytest.param("kafka", marks=pytest.mark.stack)]
@@ -94,14 +94,14 @@ def faults(world: World, request: pytest.FixtureRequest) -> Iterator[CommitFault
 
 
 @pytest.fixture
-def store(world: World, request: pytest.FixtureRequest) -> ObjectStore:
+def store(world: World, request: pytest.FixtureRequest) -> Bucket:
     """The object store that goes with the cluster."""
     if world.name == "memory":
         return MemoryStore()
     return s3_store(request)
 
 
-def s3_store(request: pytest.FixtureRequest) -> ObjectStore:
+def s3_store(request: pytest.FixtureRequest) -> Bucket:
     """The store of the stack, in a bucket of its own for each test."""
     from infra.store import S3Store
 

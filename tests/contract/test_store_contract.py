@@ -1,15 +1,22 @@
-"""The object store: what S3 servers and the memory double must both do."""
+"""The object store: what S3 servers and the memory double must both do, and a sandbox on either."""
 
 from pathlib import Path
 
 import pytest
 
-from infra.store import MissingObject, ObjectStore
+from infra.overlay import OverlayStore
+from infra.store import Bucket, MissingObject, ObjectStore
 from schemas.effects import BadObject
 from schemas.ids import digest
 
 LARGE_BYTES = 12 * 2**20
 """More than one part of a multipart upload (5 MiB)."""
+
+
+@pytest.fixture(params=["plain", "sandbox"])
+def store(store: Bucket, request: pytest.FixtureRequest) -> ObjectStore:
+    """The store of the cluster, as it is and as a sandbox sees it."""
+    return store if request.param == "plain" else OverlayStore(store, "sandbox.s./")
 
 
 def test_what_was_put_comes_back(store: ObjectStore) -> None:

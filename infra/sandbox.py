@@ -1,0 +1,96 @@
+"""Sandboxes: where a part of the log is played again, beside the original and never in it.
+
+A sandbox is a namespace of topics, groups and transactional ids, and an overlay of the object store
+(`infra.overlay`), so its processors see the original's objects and can change none of them.
+"""
+
+import re
+from collections.abc import Mapping
+from concurrent.futures import Future
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from infra import provision as provisioning
+from infra.connect import connect_store
+from infra.kafka import config as kafka
+from infra.kafka.config import translate
+from infra.overlay import SANDBOX
+from infra.settings import Settings, SettingsError, kafka_bootstrap
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}")
+_WAIT_S = 10.0
+
+
+def namespace_of(name: str) -> str:
+    """The namespace of a sandbox; raises `SettingsError` for a name that is none."""
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"sandbox {name!r}: a name is a-z, 0-9, `_` and `-`, 60 of them at most, and begins "
+            "with a letter or a digit"
+        )
+    return f"{SANDBOX}{name}."
+
+
+def settings_for(config: Settings, name: str) -> Settings:
+    """The settings of a process in this sandbox; raises `SettingsError`.
+
+    One that is in a sandbox already is refused: objects fall through to the original alone.
+    """
+    if config.namespace.startswith(SANDBOX):
+        raise SettingsError(
+            f"RALO_NAMESPACE={config.namespace} is a sandbox itself: unset it to make another"
+        )
+    return config.model_copy(update={"namespace": namespace_of(name)})
+
+
+def provision(config: Settings, name: str) -> Settings:
+    """Make the topics of a sandbox unless they are there; answers the settings inside it."""
+    inside = settings_for(config, name)
+    provisioning.provision(inside)
+    return inside
+
+
+def sandboxes(config: Settings) -> list[str]:
+    """The names of the sandboxes that have topics; raises `LogUnavailable`."""
+    return sorted({topic.removeprefix(SANDBOX).partition(".")[0] for topic in _topics(config)})
+
+
+def remove(config: Settings, name: str) -> int:
+    """Delete a sandbox's topics, groups and objects; answers how many objects.
+
+    No process may be at work in it. Raises `LogUnavailable`, `StoreUnavailable`.
+    """
+    inside = settings_for(config, name)
+    admin, prefix = _admin(config), inside.namespace
+    try:
+        topics = [topic for topic in _topics(config) if topic.startswith(prefix)]
+        listed = admin.list_consumer_groups().result(_WAIT_S).valid
+        groups = [g.group_id for g in listed if g.group_id.startswith(prefix)]
+        if groups:
+            _done(admin.delete_consumer_groups(groups))
+        if topics:
+            _done(admin.delete_topics(topics, operation_timeout=_WAIT_S))
+    except KafkaException as error:
+        raise translate(error, f"remove sandbox {name}") from error
+    store = connect_store(inside)
+    keys = list(store.keys())
+    store.delete(keys)
+    return len(keys)
+
+
+def _topics(config: Settings) -> list[str]:
+    try:
+        found = _admin(config).list_topics(timeout=_WAIT_S).topics
+    except KafkaException as error:
+        raise translate(error, "list the sandboxes") from error
+    return [topic for topic in found if topic.startswith(SANDBOX)]
+
+
+def _done(futures: Mapping[str, "Future[None]"]) -> None:
+    for future in futures.values():
+        future.result(_WAIT_S)
+
+
+def _admin(config: Settings) -> AdminClient:
+    return AdminClient(kafka.common(kafka_bootstrap(config), config.kafka.extra))
