@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from infra import envelope
+from infra.clock import monotonic
 from infra.faults import Point, crash_points
 from infra.feed import Feed
 from infra.intake import Taken
@@ -74,7 +75,7 @@ class Driver:
         *,
         metrics: Metrics | None = None,
         patience_s: float = 60.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
         sleep: Callable[[float], None] = time.sleep,
         point: Point | None = None,
     ) -> None:

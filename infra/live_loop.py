@@ -2,10 +2,10 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from infra.clock import monotonic, wall
 from infra.envelope import dead_letter, live_message
 from infra.live import LiveWriter
 from infra.log import Log, LogUnavailable
@@ -36,7 +36,7 @@ class LiveLoop:
         processor: LiveProcessor,
         log: Log,
         patience: Patience | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._processor, self._log, self._clock = processor, log, clock
         self._patience = patience or Patience(processor.name)
@@ -82,7 +82,7 @@ class LiveLoop:
             elif wanted.rewind_s == 0:
                 yield partition, end
             else:
-                since_ms = int((time.time() - wanted.rewind_s) * 1000)
+                since_ms = int((wall() - wanted.rewind_s) * 1000)
                 yield partition, self._log.offset_at(partition, since_ms)
 
     def turn(self, wait_s: float = _POLL_S) -> int:

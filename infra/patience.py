@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from infra.clock import monotonic
 from infra.log import LogUnavailable
 
 logger = logging.getLogger("ralo.driver")
@@ -26,7 +27,7 @@ class Patience:
 
     name: str
     limit_s: float = 60.0
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = monotonic
     sleep: Callable[[float], None] = time.sleep
     meanwhile: Callable[[], None] = field(default=lambda: None)
     broker_limit_s: Callable[[], float] | None = None

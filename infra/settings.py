@@ -31,6 +31,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PREFIX = "RALO_"
 
 OTHER_VARIABLES: Mapping[str, str] = {
+    "RALO_CLOCK_FILE": "says by how much the clocks of which process are off (fault tests)",
     "RALO_CRASH_AT": "kills the process at a named point of a processor (fault tests)",
     "RALO_ON": "the stack that a verb talks to, like the option --on: compose",
     "RALO_PYTHON": "the Python that ./ralo makes its environment with",

@@ -1,12 +1,12 @@
 """Where processors are put together: which class, with which of the settings."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.belongings import scratch_folder
+from infra.clock import monotonic, wall
 from infra.settings import Settings, SettingsError, kafka_bootstrap
 from schemas.effects import Processor
 from schemas.missions import Mission
@@ -49,9 +49,7 @@ def _provider(config: Settings) -> Processor:
 
         make(size, tasks, folder, config.allow_local_code)
 
-    return ProblemProvider(
-        check, base_folder, time.monotonic, config.allow_local_code, policy_folder
-    )
+    return ProblemProvider(check, base_folder, monotonic, config.allow_local_code, policy_folder)
 
 
 def _sampler(config: Settings) -> Processor:
@@ -94,7 +92,7 @@ def _evaluator(config: Settings) -> Processor:
 def _gate(config: Settings) -> Processor:
     from streams.acting.release.gate import Gate
 
-    return Gate(config.policy, lambda: time.time() * 1000)
+    return Gate(config.policy, lambda: wall() * 1000)
 
 
 def _environments(allow_local_code: bool) -> "MakeEnvironment":
