@@ -46,7 +46,11 @@ VERBS: Mapping[str, tuple[str, str, str]] = {
     "replay": ("infra.cli.replay", "replay", "Play a part of the log again, in a sandbox."),
     "samples": ("infra.cli.samples", "app", "Sample a group again, to the last bit."),
     "dlq": ("infra.cli.dlq", "app", "List, show, requeue and drop dead letters."),
-    "chaos": ("infra.cli.chaos", "app", "Kill processes and servers, and prove that it is survived."),
+    "chaos": (
+        "infra.cli.chaos",
+        "app",
+        "Kill processes and servers; prove that all survive.",
+    ),
     "run": ("infra.cli.run", "run", "Run one processor in the foreground."),
     "provision": ("infra.cli.provision", "provision", "Make the topics and the bucket."),
     "health": ("infra.cli.health", "health", "Say whether the processor in here gets on."),

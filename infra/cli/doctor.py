@@ -16,8 +16,10 @@ from typing import Annotated
 import psutil
 import typer
 
-from infra.embedded import health, kafka, minio
+from infra.embedded import health, kafka
+from infra.embedded.go import find_go
 from infra.embedded.jars import KAFKA_VERSION, is_complete, read_lock
+from infra.embedded.minio import MINIO
 from infra.embedded.stack import Stack
 from infra.embedded.state import StackError, is_free
 from infra.settings import Settings, SettingsError, kafka_bootstrap, s3_endpoint, settings
@@ -126,11 +128,11 @@ def check_jars(config: Settings) -> Finding:
 
 def check_minio(config: Settings) -> Finding:
     """Look for a MinIO binary, else for the Go toolchain that builds one."""
-    binary = minio.find_minio(config.cache_dir)
+    binary = MINIO.find(config.cache_dir)
     if binary is not None:
         return Finding("minio", "ok", str(binary))
     try:
-        go = minio.find_go()
+        go = find_go(MINIO)
         done = subprocess.run([go, "version"], capture_output=True, text=True, check=True)
     except (StackError, OSError, subprocess.CalledProcessError) as error:
         return Finding("minio", "bad", f"no MinIO, and no Go that runs ({error})", str(error))
