@@ -5,7 +5,7 @@ import pytest
 
 from infra.embedded.jars import COORDINATES, Jar, is_complete, read_lock
 from infra.embedded.kafka import Kafka, find_java, java_major
-from infra.embedded.minio import Minio, ensure_credentials, runs
+from infra.embedded.minio import MINIO, Minio, ensure_credentials
 from infra.settings import Settings, credentials_file, read_credentials
 
 
@@ -61,5 +61,5 @@ def test_something_else_is_not_taken_for_minio(tmp_path: Path, content: bytes) -
     binary = tmp_path / "minio"
     binary.write_bytes(content)
     binary.chmod(0o755)
-    assert not runs(binary)
+    assert not MINIO.runs(binary)
     assert not runs(tmp_path / "absent")
