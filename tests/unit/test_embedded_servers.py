@@ -62,4 +62,4 @@ def test_something_else_is_not_taken_for_minio(tmp_path: Path, content: bytes) -
     binary.write_bytes(content)
     binary.chmod(0o755)
     assert not MINIO.runs(binary)
-    assert not runs(tmp_path / "absent")
+    assert not MINIO.runs(tmp_path / "absent")
