@@ -398,4 +398,26 @@ class DeadLetter(Event):
     timestamp_ms: int = 0
 
 
+class DeadLetterResolution(Event):
+    """What an operator did with a dead letter; in one transaction with the record sent again.
+
+    Of a record that several processors buried, `requeued` settles all letters. A copy that becomes
+    dead again has a letter of its own, whose header `requeue-of` names this `letter`.
+    """
+
+    topic: ClassVar[str] = "dead-letters"
+    key_field: ClassVar[str] = "letter"
+
+    type: Literal["dead-letter-resolution"] = "dead-letter-resolution"
+    letter: str = Field(description="where the letter lies")
+    origin: str = Field(description="where the dead record lies")
+    action: Literal["requeued", "dropped"]
+    run: str = Field(description="which run of `ralo dlq` did it")
+    policy: str | None = Field(None, description="of the event that was sent again")
+    mission_id: str | None = Field(None, description="of the event that was sent again")
+    value_sha256: Sha256 | None = Field(None, description="over the value that was sent again")
+    patch_sha256: Sha256 | None = Field(None, description="over the merge patch, as compact JSON")
+    note: str = ""
+
+
 GradientUpload.model_rebuild()

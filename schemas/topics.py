@@ -7,10 +7,11 @@ topic's life; `problems` and `samples` have equal counts.
 import functools
 import json
 import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Discriminator, TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from schemas import acting, learning, missions
 from schemas.base import Event
@@ -38,6 +39,8 @@ class Topic:
     retention_ms: int = FOR_EVER
     compacted: bool = False
     max_event_bytes: int = MAX_EVENT_BYTES
+    untyped: type[Event] | None = None
+    """What a value without `type` is: the topic's only event until others were added."""
 
     def config(self) -> dict[str, str]:
         """The broker's settings for this topic."""
@@ -89,7 +92,12 @@ COMMANDS = Topic(
 )
 FEEDBACK = Topic("feedback", (acting.Feedback,), partitions=8, retention_ms=7 * _DAY_MS)
 SAFETY_EVENTS = Topic("safety-events", (acting.SafetyEvent,), partitions=8)
-DEAD_LETTERS = Topic("dead-letters", (learning.DeadLetter,), max_event_bytes=4 * MAX_EVENT_BYTES)
+DEAD_LETTERS = Topic(
+    "dead-letters",
+    (learning.DeadLetter, learning.DeadLetterResolution),
+    max_event_bytes=4 * MAX_EVENT_BYTES,
+    untyped=learning.DeadLetter,
+)
 """A letter holds the original bytes in base64, also of a record that was too large."""
 
 TOPICS: dict[str, Topic] = {
@@ -129,10 +137,27 @@ class NewerSchema(ValueError):
 
 
 def _adapter(topic: Topic) -> TypeAdapter[Any]:
+    if topic.untyped is not None:
+        return _adapter_of_untyped(topic.events, _type_of(topic.untyped))
     union: Any = functools.reduce(operator.or_, topic.events)
     many = len(topic.events) > 1
     shape: Any = Annotated[union, Discriminator("type")] if many else union
     return TypeAdapter(shape)
+
+
+def _adapter_of_untyped(events: Sequence[type[Event]], default: str) -> TypeAdapter[Any]:
+    def tag(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return value.get("type", default)
+        return getattr(value, "type", None)
+
+    tagged: Any = [Annotated[event, Tag(_type_of(event))] for event in events]
+    union: Any = functools.reduce(operator.or_, tagged)
+    return TypeAdapter(Annotated[union, Discriminator(tag)])
+
+
+def _type_of(event: type[Event]) -> str:
+    return str(event.model_fields["type"].default)
 
 
 _ADAPTERS = {name: _adapter(topic) for name, topic in TOPICS.items()}

@@ -71,8 +71,10 @@ class KafkaWriter:
                 produce(self._producer, message, self._names)
             self._producer.flush(_TIMEOUT_S)
             point("sent_outputs")
-            send = self._producer.send_offsets_to_transaction
-            self._bounded(_LIMIT_S, send, offsets, membership, _TIMEOUT_S)
+            # Without offsets there is no group, so no membership to give.
+            if offsets:
+                send = self._producer.send_offsets_to_transaction
+                self._bounded(_LIMIT_S, send, offsets, membership, _TIMEOUT_S)
             point("sent_offsets")
         except KafkaException as error:
             raise self._abort(translate(error, f"publish {len(messages)} events")) from error

@@ -200,6 +200,16 @@ def test_an_event_of_a_newer_schema_is_told_apart() -> None:
             decode("problems", encoded(made | newer))
 
 
+def test_a_letter_of_the_time_when_letters_were_alone_needs_no_type() -> None:
+    letter, resolution = topics.DEAD_LETTERS.events
+    old = document(letter, True)
+    typed = decode("dead-letters", encoded(old))
+    del old["type"]
+    assert decode("dead-letters", encoded(old)) == typed
+    with pytest.raises(Undecodable, match="does not match any"):
+        decode("dead-letters", encoded(document(resolution, True) | {"type": "letter"}))
+
+
 def test_schemas_import_nothing_heavier_than_pydantic() -> None:
     names = [p.stem for p in Path(topics.__file__).parent.glob("*.py") if p.stem != "__init__"]
     assert "topics" in names
