@@ -1,14 +1,22 @@
-"""What the proofs look up in the log, each record checked against the hash that names it."""
+"""What proofs share: why one fails, and how they get what the log names.
 
-from collections.abc import Generator, Iterable, Sequence
+Errors:
+
+    CannotRecompute          what the proof needs is not here
+    ├── Expired              … for it was swept, as the log says
+    └── OtherEnvironment     … or this process would round otherwise
+    NotReproduced            something else came out than the log names, or the log was changed
+"""
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from infra.interpreter import run_in_memory
 from infra.store import MissingObject, ObjectStore
-from schemas.effects import Effect, Steps
+from schemas.effects import BadObject, Effect, Steps
 from schemas.ids import digest
-from schemas.learning import Environment, Spilling, VersionsExpired, WeightVersion
-from schemas.missions import Mission
+from schemas.learning import Environment, Spilling
 from schemas.records import Record
 from streams.learning.spill import BadSpill, whole
 
@@ -20,50 +28,16 @@ class CannotRecompute(Exception):
     """What the proof needs is not here, or would not give the same bits here; and why."""
 
 
+class Expired(CannotRecompute):
+    """The objects that the proof needs were swept, as the log says."""
+
+
+class OtherEnvironment(CannotRecompute):
+    """This process would round otherwise than the one that did it then."""
+
+
 class NotReproduced(Exception):
     """Something else came out than the log names, or the log was changed."""
-
-
-def find_version(
-    records: Sequence[Record], version: int, policy: str | None
-) -> tuple[Record, WeightVersion]:
-    """A version and its record; raises `CannotRecompute` where there is none, or more than one."""
-    found = [
-        (record, record.event)
-        for record in records
-        if isinstance(record.event, WeightVersion) and record.event.version == version
-        if policy in (None, record.event.policy)
-    ]
-    policies = sorted({event.policy for _, event in found})
-    if len(policies) > 1:
-        raise CannotRecompute(f"several policies have a version {version}: {', '.join(policies)}")
-    if not found:
-        raise CannotRecompute(f"the log has no version {version} of policy {policy or '(any)'}")
-    return found[0]
-
-
-def find_mission(records: Sequence[Record], mission_id: str, at: str) -> Mission:
-    """The mission of that id, the first where there are several; `at` names who belongs to it."""
-    for record in records:
-        if isinstance(record.event, Mission) and record.event.mission_id == mission_id:
-            return record.event
-    raise CannotRecompute(f"{at}: mission {mission_id} is not in the log")
-
-
-def must_be_kept(records: Sequence[Record], policy: str, versions: Iterable[int | None]) -> None:
-    """Raise `CannotRecompute` where the objects of one of these versions were swept."""
-    gone = {
-        version
-        for record in records
-        if isinstance(record.event, VersionsExpired) and record.event.policy == policy
-        for version in record.event.versions
-    }
-    for needed in versions:
-        if needed in gone:
-            raise CannotRecompute(
-                f"version {needed} of {policy} has expired: its objects were swept "
-                f"(missions choose what stays by `keep`)"
-            )
 
 
 def must_hash(record: Record, sha256: str, what: str) -> None:
@@ -77,11 +51,27 @@ def must_hash(record: Record, sha256: str, what: str) -> None:
 
 
 def must_be_alike(what: str, then: Environment) -> None:
-    """Raise `CannotRecompute` where this process would round otherwise."""
+    """Raise `OtherEnvironment` where this process would round otherwise."""
     from streams.learning.environment import differences, environment
 
     if unlike := differences(then, environment()):
-        raise CannotRecompute(f"{what} would not come out the same here: {'; '.join(unlike)}")
+        raise OtherEnvironment(
+            f"{what} would not come out the same here: {'; '.join(unlike)}. Prove it on a machine "
+            f"of that kind, with torch {then.torch}"
+        )
+
+
+@contextmanager
+def threads_of(then: Environment) -> Iterator[None]:
+    """As many torch threads as there were then, while this lasts."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(then.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def completed(event: E, store: ObjectStore, what: str) -> E:
@@ -94,7 +84,10 @@ def completed(event: E, store: ObjectStore, what: str) -> E:
 
 
 def answer_of(doing: Generator[Effect, Any, T], store: ObjectStore) -> T:
-    """What a generator of effects answers; raises `CannotRecompute` where an object is missing."""
+    """What a generator of effects answers.
+
+    Raises `CannotRecompute` where an object is missing, `NotReproduced` where one was changed.
+    """
     found: list[T] = []
 
     def steps() -> Steps:
@@ -105,4 +98,6 @@ def answer_of(doing: Generator[Effect, Any, T], store: ObjectStore) -> T:
         run_in_memory(steps(), store)
     except MissingObject as error:
         raise CannotRecompute(f"{error}: was it swept, or is this another store?") from error
+    except BadObject as error:
+        raise NotReproduced(str(error)) from error
     return found[0]

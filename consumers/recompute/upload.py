@@ -13,20 +13,19 @@ from consumers.recompute.evidence import (
     NotReproduced,
     answer_of,
     completed,
-    find_mission,
-    find_version,
     must_be_alike,
-    must_be_kept,
 )
+from consumers.recompute.index import Index
 from infra.store import ObjectStore
 from schemas.effects import Effect
 from schemas.ids import digest
 from schemas.learning import Environment, GradientUpload, GroupUse, SampleGroup, WeightVersion
-from schemas.missions import Mission, MissionReport
+from schemas.missions import Mission
 from schemas.records import Record
 
 if TYPE_CHECKING:
     from streams.learning.gradients import Gradient
+    from streams.learning.learners import Learners
 
 
 @dataclass(frozen=True)
@@ -49,29 +48,36 @@ def recompute_upload(records: Iterable[Record], store: ObjectStore, at: str) -> 
     `at` is where the upload lies, as `gradient-chunks[partition]@offset`. This process needs as
     many torch threads as the trainer had. Raises `CannotRecompute` or `NotReproduced`.
     """
-    evidence = _gather(list(records), store, at)
+    from streams.learning.learners import Learners
+
+    return gradient_again(Index.of(records), store, at, Learners())
+
+
+def gradient_again(index: Index, store: ObjectStore, at: str, learners: "Learners") -> list[str]:
+    """The same from an index; `learners` keep their models from one gradient to the next."""
+    evidence = _gather(index, store, at)
     upload, then = evidence.upload, evidence.environment
     must_be_alike(f"{at}: upload {upload.upload_id}", then)
-    gradient = answer_of(_learn(evidence), store)
+    gradient = answer_of(_learn(evidence, learners), store)
     found = _hashes(gradient, evidence.base.layout.chunk_elements)
     pairs = enumerate(zip_longest(found, (ref.sha256 for ref in upload.chunks)))
-    wrong = [(index, here, named) for index, (here, named) in pairs if here != named]
-    if wrong or gradient.weight != upload.weight or gradient.local != upload.local:
+    wrong = [(number, here, named) for number, (here, named) in pairs if here != named]
+    fields = _fields(evidence, gradient)
+    if wrong or fields:
         raise NotReproduced(
-            f"{at}: upload {upload.upload_id}: {_otherwise(evidence, gradient, wrong)}"
+            f"{at}: upload {upload.upload_id}: {_otherwise(evidence, wrong, fields)}"
         )
     return found
 
 
-def _gather(records: Sequence[Record], store: ObjectStore, at: str) -> Evidence:
-    by_place = {record.at: record for record in records}
-    upload, environment = _upload(by_place, at)
+def _gather(index: Index, store: ObjectStore, at: str) -> Evidence:
+    upload, environment = _upload(index, at)
     what = f"{at}: upload {upload.upload_id}"
-    must_be_kept(records, upload.policy, (upload.base_version,))
-    _, base = find_version(records, upload.base_version, upload.policy)
-    samples = [_sample(by_place, use, what) for use in upload.groups]
-    _must_be_read(samples, upload, what)
-    mission = find_mission(records, upload.mission_id, at)
+    index.must_be_kept(upload.policy, (upload.base_version,))
+    _, base = index.version(upload.base_version, upload.policy)
+    samples = [sample_of(index, use, what) for use in upload.groups]
+    must_be_read(samples, upload, what)
+    mission = index.mission(upload.mission_id, at)
     return Evidence(
         at=at,
         upload=completed(upload, store, what),
@@ -79,13 +85,13 @@ def _gather(records: Sequence[Record], store: ObjectStore, at: str) -> Evidence:
         base=completed(base, store, f"version {base.version} of {base.policy}"),
         mission=_on_device(mission, environment.device),
         groups=[group for _, group in samples],
-        reference=_reference(records, mission, base),
+        reference=_reference(index, mission, base),
     )
 
 
-def _upload(by_place: dict[str, Record], at: str) -> tuple[GradientUpload, Environment]:
+def _upload(index: Index, at: str) -> tuple[GradientUpload, Environment]:
     """The upload at that place and where it was made, if it can be made again at all."""
-    record = by_place.get(at)
+    record = index.at(at)
     upload = record.event if record else None
     if not isinstance(upload, GradientUpload):
         raise CannotRecompute(f"{at}: no gradient upload of the log lies there")
@@ -99,8 +105,9 @@ def _upload(by_place: dict[str, Record], at: str) -> tuple[GradientUpload, Envir
     return upload, upload.environment
 
 
-def _sample(by_place: dict[str, Record], use: GroupUse, what: str) -> tuple[Record, SampleGroup]:
-    record = by_place.get(use.at)
+def sample_of(index: Index, use: GroupUse, what: str) -> tuple[Record, SampleGroup]:
+    """The group that an upload lists, and its record; raises where there is another or none."""
+    record = index.at(use.at)
     if record is None:
         raise CannotRecompute(f"{what}: {use.at} (group {use.group_id}) is not in the log")
     group = record.event
@@ -109,9 +116,10 @@ def _sample(by_place: dict[str, Record], use: GroupUse, what: str) -> tuple[Reco
     return record, group
 
 
-def _must_be_read(
+def must_be_read(
     samples: Sequence[tuple[Record, SampleGroup]], upload: GradientUpload, what: str
 ) -> None:
+    """Raise `NotReproduced` where these are not the records that the upload was made of."""
     actual = digest(b"".join(record.value or b"" for record, _ in samples))
     if actual != upload.records_sha256:
         raise NotReproduced(
@@ -127,25 +135,18 @@ def _on_device(mission: Mission, device: str) -> Mission:
     return mission.model_copy(update={"training": training})
 
 
-def _reference(
-    records: Sequence[Record], mission: Mission, like: WeightVersion
-) -> WeightVersion | None:
+def _reference(index: Index, mission: Mission, like: WeightVersion) -> WeightVersion | None:
     from streams.learning.learner import needs_reference, reference
 
-    if not needs_reference(mission):
-        return None
-    for record in records:
-        match record.event:
-            case MissionReport(policy=mission.policy) as report if report.base_shards:
-                return reference(report, like)
-    raise CannotRecompute(f"missions: no report of policy {mission.policy} names its base model")
+    return reference(index.prepared(mission.policy), like) if needs_reference(mission) else None
 
 
-def _learn(evidence: Evidence) -> Generator[Effect, Any, "Gradient"]:
-    from streams.learning.learners import new_learner
+def _learn(evidence: Evidence, learners: "Learners") -> Generator[Effect, Any, "Gradient"]:
+    from streams.learning.gradients import GradientError
+    from streams.learning.layout import LayoutError
 
     base, mission = evidence.base, evidence.mission
-    learner = new_learner(mission)
+    learner = learners.of(mission)
     yield from learner.follow(base, mission.training)
     groups = []
     for use, event in zip(evidence.upload.groups, evidence.groups, strict=True):
@@ -153,7 +154,10 @@ def _learn(evidence: Evidence) -> Generator[Effect, Any, "Gradient"]:
         if problem:
             raise NotReproduced(f"{evidence.at}: {use.at} cannot be learnt from here: {problem}")
         groups.append(group)
-    gradient = yield from learner.gradient(mission, base, groups, evidence.reference)
+    try:
+        gradient = yield from learner.gradient(mission, base, groups, evidence.reference)
+    except (GradientError, LayoutError) as error:
+        raise NotReproduced(f"{evidence.at}: {error}") from error
     return gradient
 
 
@@ -163,19 +167,33 @@ def _hashes(gradient: "Gradient", elements: int) -> list[str]:
     return [digest(data) for data in chunks_of(gradient, elements)]
 
 
+def _fields(evidence: Evidence, gradient: "Gradient") -> list[str]:
+    """What the event says of its gradient and is otherwise here, in words."""
+    upload = evidence.upload
+    stats = {n: value for n, value in upload.stats.items() if n in gradient.stats}
+    found = {
+        "weight is": (gradient.weight, upload.weight),
+        "local steps are": (gradient.local, upload.local),
+        "micro-batches are": (gradient.micro_batches, upload.micro_batches),
+        "figures are": ({n: gradient.stats[n] for n in stats}, stats),
+    }
+    return [f"its {n} {a} here, {b} in the log" for n, (a, b) in found.items() if a != b]
+
+
 def _otherwise(
-    evidence: Evidence, gradient: "Gradient", wrong: Sequence[tuple[int, str | None, str | None]]
+    evidence: Evidence,
+    wrong: Sequence[tuple[int, str | None, str | None]],
+    fields: Sequence[str],
 ) -> str:
     """What came out otherwise, and which libraries might be why."""
     from streams.learning.environment import environment, other_libraries
 
-    upload = evidence.upload
-    what = f"its weight is {gradient.weight} here, {upload.weight} in the log"
-    if gradient.local != upload.local:
-        what = f"its local steps are {gradient.local} here, {upload.local} in the log"
+    upload, what = evidence.upload, list(fields)
     if wrong:
-        index, here, named = wrong[0]
+        number, here, named = wrong[0]
         pair = f"sha256 {(here or 'none')[:16]}… here, {(named or 'none')[:16]}… in the log"
-        what = f"chunk {index} ({len(wrong)} of {len(upload.chunks)}) came out otherwise: {pair}"
-    unlike = other_libraries(evidence.environment, environment(evidence.environment.device))
-    return f"{what}; {'; '.join(unlike)}" if unlike else what
+        count = f"{len(wrong)} of {len(upload.chunks)}"
+        what.insert(0, f"chunk {number} ({count}) came out otherwise: {pair}")
+    then = evidence.environment
+    what += other_libraries(then, environment(then.device))
+    return "; ".join(what)

@@ -14,12 +14,10 @@ from consumers.recompute.evidence import (
     NotReproduced,
     answer_of,
     completed,
-    find_mission,
-    find_version,
     must_be_alike,
-    must_be_kept,
     must_hash,
 )
+from consumers.recompute.index import Index
 from infra.store import ObjectStore, file_digest
 from schemas.effects import Effect
 from schemas.learning import AppliedUpload, GradientUpload, WeightVersion
@@ -28,7 +26,8 @@ from schemas.records import Record
 from schemas.tensors import ObjectRef
 
 if TYPE_CHECKING:
-    from streams.learning.step import StepFiles
+    from streams.learning.scratch import Scratch
+    from streams.learning.step import Paths, StepFiles
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,20 @@ class Evidence:
     mission: Mission
 
 
+@dataclass(frozen=True)
+class Made:
+    """What the step made again: its files, and the hash of each."""
+
+    evidence: Evidence
+    step: "StepFiles"
+    sha256: dict[str, str]
+
+    @property
+    def files(self) -> "Paths":
+        """All files by name."""
+        return {**self.step.weights, **self.step.moments}
+
+
 def recompute_version(
     records: Iterable[Record], store: ObjectStore, version: int, policy: str | None = None
 ) -> dict[str, str]:
@@ -49,44 +62,50 @@ def recompute_version(
     `records` are those of `missions`, `gradient-chunks` and `weight-versions`, decoded; with more
     than one policy among them, `policy` says which. Raises `CannotRecompute` or `NotReproduced`.
     """
-    evidence = _gather(list(records), version, store, policy)
+    from streams.learning.scratch import Scratch
+
+    evidence = gather(Index.of(records), version, store, policy)
     manifest = evidence.manifest
     must_be_alike(f"version {manifest.version} of {manifest.policy}", manifest.environment)
     with tempfile.TemporaryDirectory(prefix="ralo-proof-") as folder:
-        files = answer_of(_take(evidence, Path(folder)), store)
-        found = {n: file_digest(path) for n, path in {**files.weights, **files.moments}.items()}
+        return made_again(evidence, Scratch(Path(folder)), store).sha256
+
+
+def made_again(evidence: Evidence, scratch: "Scratch", store: ObjectStore) -> Made:
+    """The step taken again, its files in the scratch; raises where they are not the manifest's."""
+    manifest = evidence.manifest
+    step = answer_of(_take(evidence, scratch), store)
+    found = {n: file_digest(path) for n, path in {**step.weights, **step.moments}.items()}
     named = {n: ref.sha256 for n, ref in {**manifest.shards, **_moments(evidence)}.items()}
     wrong = sorted(n for n in named.keys() | found.keys() if named.get(n) != found.get(n))
-    if wrong or files.step != manifest.step:
+    if wrong or step.step != manifest.step:
         raise NotReproduced(
-            f"version {version} of {manifest.policy}: {', '.join(wrong) or 'the step'} came out "
-            f"otherwise: step {files.step} here, {manifest.step} in the manifest"
+            f"version {manifest.version} of {manifest.policy}: {', '.join(wrong) or 'the step'} "
+            f"came out otherwise: step {step.step} here, {manifest.step} in the manifest"
         )
-    return found
+    return Made(evidence, step, found)
 
 
-def _gather(
-    records: list[Record], version: int, store: ObjectStore, policy: str | None
-) -> Evidence:
-    record, manifest = find_version(records, version, policy)
+def gather(index: Index, version: int, store: ObjectStore, policy: str | None) -> Evidence:
+    """All that the step of a version was made of; raises `CannotRecompute`, `NotReproduced`."""
+    record, manifest = index.version(version, policy)
     if manifest.kind != "step" or manifest.parent is None:
         raise CannotRecompute(
             f"{record.at}: version {version} is a {manifest.kind}, no step made it"
             + (f"; recompute version {manifest.parent}" if manifest.parent is not None else "")
         )
-    must_be_kept(records, manifest.policy, (manifest.version, manifest.parent))
-    parent_record, parent = find_version(records, manifest.parent, manifest.policy)
+    index.must_be_kept(manifest.policy, (manifest.version, manifest.parent))
+    parent_record, parent = index.version(manifest.parent, manifest.policy)
     must_hash(parent_record, manifest.parent_sha256 or "", f"version {version} names its parent")
-    at = {r.at: r for r in records}
     what = f"version {version} of {manifest.policy}"
     manifest, parent = completed(manifest, store, what), completed(parent, store, what)
-    uploads = [completed(_upload(at, applied), store, what) for applied in manifest.uploads]
-    mission = find_mission(records, manifest.mission_id, record.at)
+    uploads = [completed(_upload(index, applied), store, what) for applied in manifest.uploads]
+    mission = index.mission(manifest.mission_id, record.at)
     return Evidence(manifest, parent, uploads, mission)
 
 
-def _upload(at: dict[str, Record], applied: AppliedUpload) -> GradientUpload:
-    record = at.get(applied.at)
+def _upload(index: Index, applied: AppliedUpload) -> GradientUpload:
+    record = index.at(applied.at)
     if record is None or not isinstance(record.event, GradientUpload):
         raise CannotRecompute(f"{applied.at}: upload {applied.upload_id} is not in the log")
     must_hash(record, applied.record_sha256, f"upload {applied.upload_id}")
@@ -109,21 +128,38 @@ def _turn(evidence: Evidence) -> int:
     return expected[manifest.mission_id]
 
 
-def _take(evidence: Evidence, folder: Path) -> Generator[Effect, Any, "StepFiles"]:
-    from streams.learning.scratch import Scratch
+def _take(evidence: Evidence, scratch: "Scratch") -> Generator[Effect, Any, "StepFiles"]:
+    from streams.learning.layout import LayoutError
     from streams.learning.step import Unreadable, fetch_checkpoint, fetch_gradient, take_step
 
-    scratch, parent, turn = Scratch(folder), evidence.parent, _turn(evidence)
-    old = yield from fetch_checkpoint(scratch, parent.shards, parent.optimizer)
+    parent, turn = evidence.parent, _turn(evidence)
+    try:
+        old = yield from fetch_checkpoint(scratch, parent.shards, parent.optimizer)
+    except LayoutError as error:
+        raise NotReproduced(f"version {parent.version} of {parent.policy}: {error}") from error
     gradients = []
     for number, upload in enumerate(evidence.uploads):
+        if why := _unlike(upload, parent, evidence.uploads):
+            raise NotReproduced(f"upload {upload.upload_id}: {why}")
         try:
             vector = yield from fetch_gradient(scratch, upload, parent.layout, f"upload-{number}")
         except Unreadable as error:
             raise NotReproduced(f"upload {upload.upload_id}: {error}") from error
         gradients.append((vector, upload.weight))
-    (kind,) = {upload.kind for upload in evidence.uploads}
+    if not gradients:
+        raise NotReproduced(f"version {evidence.manifest.version}: a step of no uploads")
+    kind = evidence.uploads[0].kind
     return take_step(scratch, parent, old, gradients, evidence.mission.training, turn, kind)
+
+
+def _unlike(
+    upload: GradientUpload, parent: WeightVersion, uploads: list[GradientUpload]
+) -> str | None:
+    """Why no step can have used this upload, or None."""
+    from streams.learning.admission import misfit
+
+    refused = misfit(upload, parent.layout, uploads[0].kind)
+    return refused.detail if refused else None
 
 
 def _moments(evidence: Evidence) -> dict[str, ObjectRef]:
