@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from infra.copying import Copier, RawReader
 from infra.live import LiveReader, LiveWriter
 from schemas.records import Partition, Record
 from schemas.topics import Topic
@@ -205,6 +206,14 @@ class Log(Protocol):
 
     def live_writer(self, patience_s: float = 10.0, compressed: bool = False) -> LiveWriter:
         """Publish without waiting; what is not delivered for so long is given up."""
+        ...
+
+    def raw_reader(self, partition: Partition, first: int) -> RawReader:
+        """Read one partition from this offset on, as it is, to copy it."""
+        ...
+
+    def copier(self, paced: bool = False) -> Copier:
+        """Append copies; paced, each is sent at once, else many together."""
         ...
 
     def writer(self, transactional_id: str) -> Writer:

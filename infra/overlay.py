@@ -43,6 +43,11 @@ class OverlayStore:
         except MissingObject:
             return self._under.get_file(ref, to)
 
+    def size_of(self, key: str) -> int | None:
+        """How many bytes the object has, or None where there is none."""
+        own = self._under.size_of(self._prefix + key)
+        return self._under.size_of(key) if own is None else own
+
     def keys(self, prefix: str = "") -> Iterator[str]:
         """The keys of the sandbox's own objects below a prefix, in order."""
         for key in self._under.keys(self._prefix + prefix):

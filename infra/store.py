@@ -37,6 +37,10 @@ class ObjectStore(Protocol):
         """Write the bytes to a file; raises as `get`; on an error no file is left."""
         ...
 
+    def size_of(self, key: str) -> int | None:
+        """How many bytes the object has, or None where there is none; `StoreUnavailable`."""
+        ...
+
     def keys(self, prefix: str = "") -> Iterator[str]:
         """All keys below a prefix, in order."""
         ...
@@ -137,6 +141,14 @@ class S3Store:
             to.unlink()
             raise BadObject(f"object {ref.key}: its bytes do not have the sha256 of the event")
         return to
+
+    def size_of(self, key: str) -> int | None:
+        """How many bytes the object has, or None where there is none."""
+        try:
+            with _translated(key):
+                return int(self._client.stat_object(self.bucket, key).size)
+        except MissingObject:
+            return None
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """All keys below a prefix, in order."""

@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec, TopicMetada
 
 from infra.kafka import config
 from infra.kafka.config import Names, translate
+from infra.kafka.copying import KafkaCopier, KafkaRawReader, copying_producer, raw_consumer
 from infra.kafka.live import KafkaLiveReader, KafkaLiveWriter
 from infra.kafka.readers import KafkaStateReader, KafkaWorkReader, list_offsets, to_record
 from infra.kafka.writer import KafkaWriter, produce
@@ -101,6 +102,15 @@ class KafkaLog:
         if compressed:
             client["compression.type"] = "lz4"
         return KafkaLiveWriter(client, self._names)
+
+    def raw_reader(self, partition: Partition, first: int) -> KafkaRawReader:
+        """Read one partition from this offset on, as it is, to copy it."""
+        client = raw_consumer(self.bootstrap, self.extra)
+        return KafkaRawReader(client, self._names, partition, first)
+
+    def copier(self, paced: bool = False) -> KafkaCopier:
+        """Append copies; paced, each is sent at once, else many together."""
+        return KafkaCopier(copying_producer(self.bootstrap, self.extra, paced), self._names)
 
     def writer(self, transactional_id: str) -> KafkaWriter:
         """A producer; an older one with this id is fenced and its open transaction settled."""

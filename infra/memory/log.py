@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from infra.log import LogUnavailable, Message
 from infra.memory.cluster import Faults, MemoryCluster
+from infra.memory.copying import MemoryCopier, MemoryRawReader
 from infra.memory.live import MemoryLiveWriter
 from infra.memory.readers import MemoryStateReader, MemoryWorkReader, to_record
 from infra.memory.view import View
@@ -47,6 +48,14 @@ class MemoryLog:
     def live_writer(self, patience_s: float = 10.0, compressed: bool = False) -> MemoryLiveWriter:
         """Publish without waiting."""
         return MemoryLiveWriter(self._view)
+
+    def raw_reader(self, partition: Partition, first: int) -> MemoryRawReader:
+        """Read one partition from this offset on, as it is, to copy it."""
+        return MemoryRawReader(self._view, partition, first)
+
+    def copier(self, paced: bool = False) -> MemoryCopier:
+        """Append copies."""
+        return MemoryCopier(self._view)
 
     def writer(self, transactional_id: str) -> MemoryWriter:
         """A producer; an older one with this id is fenced and its open transaction aborted."""

@@ -34,6 +34,10 @@ class MemoryStore:
         to.write_bytes(self.get(ref))
         return to
 
+    def size_of(self, key: str) -> int | None:
+        """How many bytes the object has, or None where there is none."""
+        return len(self.objects[key]) if key in self.objects else None
+
     def keys(self, prefix: str = "") -> Iterator[str]:
         """All keys below a prefix, in order."""
         return iter(sorted(key for key in self.objects if key.startswith(prefix)))
