@@ -2,10 +2,9 @@
 
 import contextlib
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from consumers.selection.ranges import ends_of
-from consumers.selection.select import Selection
+from consumers.selection.select import REPORT_EVERY, Report, Selection, nothing
 from consumers.selection.spans import Reading
 from infra.log import Log
 from schemas.records import Partition, Record
@@ -14,7 +13,7 @@ from schemas.topics import TOPICS
 _RANK = {name: rank for rank, name in enumerate(TOPICS)}
 
 
-def merged(log: Log, selection: Selection) -> Iterator[Record]:
+def merged(log: Log, selection: Selection, report: Report = nothing) -> Iterator[Record]:
     """The selected records of all partitions by timestamp, up to the ends as of this call.
 
     Of one time, topics come in the order of `TOPICS`, then partitions. A partition's own order is
@@ -24,13 +23,37 @@ def merged(log: Log, selection: Selection) -> Iterator[Record]:
     """
     spans: dict[Partition, tuple[int, int]] = {}
     for topic in selection.topics:
-        spans |= ends_of(log, topic, selection.range)
+        spans |= selection.spans(log, topic)
     filled = {partition: span for partition, span in spans.items() if span[0] < span[1]}
-    return _merged(log, selection, filled)
+    of = sum(after - first for first, after in filled.values())
+    return _merged(log, selection, filled, _Progress(", ".join(selection.topics), of, report))
+
+
+def in_order(streams: Iterable[Iterator[Record]]) -> Iterator[Record]:
+    """The records of several partitions, each a stream, in the order of `merged`."""
+    return heapq.merge(*streams, key=_order)
+
+
+class _Progress:
+    """Counts the records that were read, as far as the last of them of each partition says."""
+
+    def __init__(self, what: str, of: int, report: Report) -> None:
+        self._what, self._of, self._report = what, of, report
+        self._done = self._told = 0
+
+    def moved(self, offsets: int) -> None:
+        """So many offsets more are done."""
+        self._done += offsets
+        if self._done - self._told >= REPORT_EVERY:
+            self._told = self._done
+            self._report(self._what, self._done, self._of)
 
 
 def _merged(
-    log: Log, selection: Selection, spans: dict[Partition, tuple[int, int]]
+    log: Log,
+    selection: Selection,
+    spans: Mapping[Partition, tuple[int, int]],
+    progress: _Progress,
 ) -> Iterator[Record]:
     with contextlib.ExitStack() as stack:
         # All are made before the first is waited for, so that they fetch at the same time.
@@ -38,11 +61,21 @@ def _merged(
             stack.enter_context(contextlib.closing(Reading(log, partition, *span)))
             for partition, span in spans.items()
         ]
-        yield from heapq.merge(*(_taken(reading, selection) for reading in readings), key=_order)
+        firsts = [first for first, _ in spans.values()]
+        yield from in_order(
+            _taken(reading, first, selection, progress)
+            for reading, first in zip(readings, firsts, strict=True)
+        )
 
 
-def _taken(reading: Reading, selection: Selection) -> Iterator[Record]:
-    return (found for record in reading if (found := selection.take(record)))
+def _taken(
+    reading: Reading, at: int, selection: Selection, progress: _Progress
+) -> Iterator[Record]:
+    for record in reading:
+        progress.moved(record.offset + 1 - at)
+        at = record.offset + 1
+        if found := selection.take(record):
+            yield found
 
 
 def _order(record: Record) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ Report = Callable[[str, int, int], None]
 """Told the topic that is being read, how many of its offsets are done, and of how many."""
 
 Spans = Mapping[Partition, tuple[int, int]]
-_REPORT_EVERY = 1000
+REPORT_EVERY = 1000
 
 
 class BadSelection(ValueError):
@@ -43,6 +43,7 @@ class Selection:
     headers: Mapping[str, str] = field(default_factory=dict)
     where: Expression | None = None
     raw: bool = False
+    partition: int | None = None
 
     def __post_init__(self) -> None:
         unknown = [repr(name) for name in self.topics if name not in TOPICS]
@@ -57,8 +58,19 @@ class Selection:
 
         Only up to the ends as of this call; open transactions are waited for. Raises `LogError`.
         """
-        spans = {topic: ends_of(log, topic, self.range) for topic in self.topics}
-        return self._records(log, spans, report)
+        return self._records(log, {topic: self.spans(log, topic) for topic in self.topics}, report)
+
+    def spans(self, log: Log, topic: str) -> Spans:
+        """The part of the range that lies in each selected partition of a topic, as of now.
+
+        Raises `LogError`, and `BadSelection` where the topic has no such partition.
+        """
+        spans = ends_of(log, topic, self.range)
+        if self.partition is None:
+            return spans
+        if (only := Partition(topic, self.partition)) not in spans:
+            raise BadSelection(f"{topic} has partitions 0 to {len(spans) - 1}, no {self.partition}")
+        return {only: spans[only]}
 
     def take(self, record: Record) -> Record | None:
         """The record, decoded, if it passes; None if not."""
@@ -89,7 +101,7 @@ class Selection:
             of, before = sum(after - first for first, after in parts.values()), 0
             for partition, (first, after) in parts.items():
                 for n, record in enumerate(Reading(log, partition, first, after)):
-                    if n % _REPORT_EVERY == 0:
+                    if n % REPORT_EVERY == 0:
                         report(topic, before + record.offset - first, of)
                     if found := self.take(record):
                         yield found
