@@ -1,0 +1,198 @@
+"""`ralo trace`: from any id up to its causes and down to its effects."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.text import Text
+    from rich.tree import Tree
+
+    from consumers.trace import Traced
+    from consumers.trace.outline import Item, Way
+
+QUIET_S = 2.0
+"""A trace that takes no longer says nothing of its progress."""
+
+Id = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ID",
+        help="POLICY@N (or: version N), topic[partition]@offset, KIND:ID, or the id of a mission, "
+        "problem, group, upload, release, frame, state, command, feedback or safety event.",
+    ),
+]
+
+
+def trace(
+    id: Id,
+    up: Annotated[bool, typer.Option("--up", help="Its causes alone.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="Its effects alone.")] = False,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="How many levels up and down; all of them.")
+    ] = None,
+    parents: Annotated[
+        int, typer.Option(min=0, help="Versions before it whose causes are followed too.")
+    ] = 0,
+    every: Annotated[bool, typer.Option("--all", help="Show what is collapsed.")] = False,
+    policy: Annotated[str | None, typer.Option(help="Whose version `version N` is.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Nodes and edges as JSON.")] = False,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="A Mermaid flowchart.")] = False,
+    dot: Annotated[bool, typer.Option("--dot", help="A Graphviz digraph.")] = False,
+) -> None:
+    """Follow an id to its causes and its effects, across all topics.
+
+    Say `ralo trace main@7 --up` for the samples that made version 7.
+    """
+    from consumers.trace import trace as follow
+    from infra.connect import connect_log, connect_store
+    from infra.settings import settings
+
+    config, progress = settings(), _Progress()
+    both = up == down
+    wanted: dict[Way, bool] = {"up": up or both, "down": down or both}
+    ways = [way for way, is_on in wanted.items() if is_on]
+    traced = follow(
+        " ".join(id),
+        connect_log(config),
+        connect_store(config),
+        policy=policy,
+        up="up" in ways,
+        down="down" in ways,
+        depth=depth,
+        parents=parents,
+        report=progress,
+    )
+    progress.end()
+    if as_json:
+        _print_json(traced)
+    elif mermaid or dot:
+        _draw(traced, ways, every, mermaid)
+    else:
+        show(traced, ways, every)
+
+
+class _Progress:
+    """One line on stderr, from `QUIET_S` on."""
+
+    def __init__(self) -> None:
+        self._began = self._said = time.monotonic()
+        self._silent = True
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        now = time.monotonic()
+        if now - self._began < QUIET_S or now - self._said < 0.5:
+            return
+        self._said, self._silent = now, False
+        end = "\r" if sys.stderr.isatty() else "\n"
+        text = f"trace: {what} {done:,} of {of:,} offsets"
+        print(text.ljust(60), end=end, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Clear the line."""
+        if not self._silent and sys.stderr.isatty():
+            print(" " * 60, end="\r", file=sys.stderr)
+
+
+def _print_json(traced: Traced) -> None:
+    import json
+
+    print(json.dumps(traced.document()))
+
+
+def _draw(traced: Traced, ways: list[Way], every: bool, as_mermaid: bool) -> None:
+    from consumers.trace import pictures
+
+    trees = [(way, item) for way, item in _trees(traced, ways, every)]
+    print(pictures.mermaid(trees) if as_mermaid else pictures.dot(trees))
+
+
+def _trees(traced: Traced, ways: list[Way], every: bool) -> Iterator[tuple[Way, Item]]:
+    from consumers.trace.outline import outline
+
+    for root in traced.roots:
+        for way in ways:
+            yield way, outline(traced.graph, root, way, every)
+
+
+# -- for people -----------------------------------------------------------------------------------
+
+
+def show(traced: Traced, ways: list[Way], every: bool = False) -> None:
+    """Print a summary, the rewards by mission and upload, and the trees."""
+    from rich.console import Console
+
+    from consumers.trace.summary import summary
+
+    console = Console(highlight=False)
+    console.print(summary(traced.graph, traced.roots[0]), markup=False, soft_wrap=True)
+    for line in _batches(traced, every):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+    for way, item in _trees(traced, ways, every):
+        if item.items:
+            console.print("caused by" if way == "up" else "led to", style="bold")
+        if item.items or len(ways) == 1 or way == "up":
+            console.print(_tree(item, way), soft_wrap=True)
+    for note in traced.notes:
+        console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
+    missing = len(traced.missing)
+    pieces = sum(len(ranges) for ranges in traced.read["read_ranges"].values())
+    console.print(
+        f"{len(traced.graph.nodes):,} records, {missing:,} of them missing; "
+        f"{traced.read['read_records']:,} were read, in {pieces:,} pieces",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _batches(traced: Traced, every: bool) -> Iterator[str]:
+    """Rewards by mission and by upload, the lowest first, where there are several to compare."""
+    from consumers.trace.summary import by_mission, by_upload
+
+    root, shown = traced.roots[0], 10**9 if every else 5
+    if root.name.kind in ("group", "problem"):
+        return
+    missions, uploads = by_mission(traced.graph, root), by_upload(traced.graph, root)
+    for batches in (missions, uploads if len(uploads) > 1 else []):
+        yield from (str(one) for one in batches[:shown])
+        if len(batches) > shown:
+            yield f"… {len(batches) - shown:,} more, of higher reward"
+
+
+def _tree(item: Item, way: Way) -> Tree:
+    from rich.tree import Tree
+
+    tree = Tree(_line(item, way), guide_style="dim")
+    _grow(tree, item, way)
+    return tree
+
+
+def _grow(tree: Tree, item: Item, way: Way) -> None:
+    for child in item.items:
+        _grow(tree.add(_line(child, way)), child, way)
+
+
+def _line(item: Item, way: Way) -> Text:
+    from rich.text import Text
+
+    from consumers.trace.outline import facts_text
+
+    it = " it" if way == "down" and item.how else ""
+    line = Text(f"{item.how}{it}  " if item.how else "", style="dim")
+    node = item.node
+    if node is None:
+        return line.append(item.text, style="not dim italic")
+    line.append(f"{node.name.kind} ", style="not dim")
+    if node.name.id != node.at:
+        line.append(f"{node.name.id} ", style="not dim bold")
+    line.append(node.at, style="not dim cyan")
+    if node.missing:
+        return line.append(f" missing: {node.missing}", style="not dim yellow")
+    line.append(f"  {facts_text(node)}")
+    return line.append("  (as above)") if item.again else line
