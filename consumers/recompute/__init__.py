@@ -12,7 +12,7 @@ from consumers.recompute.evidence import (
     NotReproduced,
     OtherEnvironment,
 )
-from consumers.recompute.report import ChainReport, Finding, VersionProof
+from consumers.recompute.report import ChainReport, Finding, GroupProof, VersionProof
 from consumers.recompute.upload import recompute_upload
 from consumers.recompute.version import recompute_version
 
@@ -21,6 +21,7 @@ __all__ = [
     "ChainReport",
     "Expired",
     "Finding",
+    "GroupProof",
     "NotReproduced",
     "OtherEnvironment",
     "VersionProof",

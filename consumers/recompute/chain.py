@@ -285,7 +285,7 @@ class Chain:
         try:
             yield
         except NotReproduced as error:
-            self._find(what, at, f"{prefix}{error}")
+            self._find(what, error.at or at, f"{prefix}{error}")
         except Expired as error:
             self._cannot("expired", str(error))
         except OtherEnvironment as error:

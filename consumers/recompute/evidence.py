@@ -37,7 +37,14 @@ class OtherEnvironment(CannotRecompute):
 
 
 class NotReproduced(Exception):
-    """Something else came out than the log names, or the log was changed."""
+    """Something else came out than the log names, or the log was changed; `at` is where, if known.
+
+    The message names the place too.
+    """
+
+    def __init__(self, why: str, at: str | None = None) -> None:
+        super().__init__(why)
+        self.at = at
 
 
 def must_hash(record: Record, sha256: str, what: str) -> None:
@@ -46,7 +53,8 @@ def must_hash(record: Record, sha256: str, what: str) -> None:
     if actual != sha256:
         raise NotReproduced(
             f"{record.at}: {what} by sha256 {sha256[:16]}…, the record has {actual[:16]}…: was the "
-            "log changed, or is it another one?"
+            "log changed, or is it another one?",
+            record.at,
         )
 
 

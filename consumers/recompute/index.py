@@ -1,5 +1,6 @@
 """The records that proofs are made of, read once and found by place, version and id."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -119,6 +120,11 @@ class Index:
     def between(self, name: str, start: int, stop: int) -> Iterator[Record]:
         """The records at [start, stop) of a partition written as `samples-0`."""
         return self._shelf.between(Partition.parse(name), start, stop)
+
+    def between_all(self, topic: str) -> Iterator[Record]:
+        """All records of a topic, in order per partition."""
+        for number in range(TOPICS[topic].partitions):
+            yield from self._shelf.between(Partition(topic, number), 0, sys.maxsize)
 
     # -- versions ---------------------------------------------------------------------------
 

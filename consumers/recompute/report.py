@@ -47,6 +47,24 @@ class VersionProof(BaseModel):
         return self.verdict == "equal"
 
 
+class GroupProof(BaseModel):
+    """What was found of one group of samples."""
+
+    at: str
+    group_id: str
+    version: int
+    batch_id: str | None
+    rollouts: int
+    verdict: Verdict
+    why: list[str] = []
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def equal(self) -> bool:
+        """Whether it came out as the log says, to the last bit."""
+        return self.verdict == "equal"
+
+
 class ChainReport(BaseModel):
     """What was found of a policy's versions; `full`, `sampling` say which proofs were made."""
 

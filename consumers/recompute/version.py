@@ -139,12 +139,13 @@ def _take(evidence: Evidence, scratch: "Scratch") -> Generator[Effect, Any, "Ste
         raise NotReproduced(f"version {parent.version} of {parent.policy}: {error}") from error
     gradients = []
     for number, upload in enumerate(evidence.uploads):
+        at = evidence.manifest.uploads[number].at
         if why := _unlike(upload, parent, evidence.uploads):
-            raise NotReproduced(f"upload {upload.upload_id}: {why}")
+            raise NotReproduced(f"{at}: upload {upload.upload_id}: {why}", at)
         try:
             vector = yield from fetch_gradient(scratch, upload, parent.layout, f"upload-{number}")
         except Unreadable as error:
-            raise NotReproduced(f"upload {upload.upload_id}: {error}") from error
+            raise NotReproduced(f"{at}: upload {upload.upload_id}: {error}", at) from error
         gradients.append((vector, upload.weight))
     if not gradients:
         raise NotReproduced(f"version {evidence.manifest.version}: a step of no uploads")

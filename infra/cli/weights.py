@@ -1,4 +1,4 @@
-"""`ralo weights`: the weight versions of a policy: list, show, compare, export, roll back."""
+"""`ralo weights`: the versions of a policy: list, show, compare, export, prove, roll back."""
 
 from __future__ import annotations
 
@@ -113,6 +113,35 @@ def export(
         return
     size = sum(path.stat().st_size for path in written)
     print(f"version {version} of {event.policy}: {len(written)} files, {size:,} bytes in {folder}")
+
+
+@app.command()
+def verify(
+    version: Annotated[
+        int | None, typer.Argument(min=0, help="A version; with --chain the last.")
+    ] = None,
+    chain: Annotated[bool, typer.Option("--chain", help="All versions up to it.")] = False,
+    step: Annotated[bool, typer.Option("--step", help="Only gradients to weights.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also samples to gradients; the default.")
+    ] = False,
+    samples: Annotated[
+        bool, typer.Option("--samples", help="Also problems to samples, under each version.")
+    ] = False,
+    policy: Policy = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version again, of what the log says it was made of, and compare every bit.
+
+    Exit status 1: something is wrong; 3: another kind of machine must prove it; expired versions
+    are counted apart.
+    """
+    from infra.cli.weights_verify import run
+
+    if step and (full or samples):
+        raise typer.BadParameter("--step leaves out what --full and --samples add")
+    depth: Any = "step" if step else "samples" if samples else "full"
+    run(version, chain, depth, policy, as_json)
 
 
 @app.command()
