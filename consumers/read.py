@@ -7,7 +7,7 @@ for record in read("evaluations", policy="main"):
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -87,7 +87,7 @@ def belongs(record: Record, mission: str | None, policy: str | None) -> bool:
     )
 
 
-def read_until(log: Log, ends: Ends, patience_s: float = 120.0) -> Iterator[Record]:
+def read_until(log: Log, ends: Ends, patience_s: float = 120.0) -> Generator[Record, None, None]:
     """The committed records inside these offsets, waiting for open transactions to settle.
 
     Raises `LogUnavailable` after `patience_s` without a record: a transaction that hangs.

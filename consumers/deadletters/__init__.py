@@ -1,0 +1,1 @@
+"""Dead letters and what becomes of them: found, looked at, sent again once, or dropped."""
