@@ -7,6 +7,7 @@ from consumers.audit.books import Books, Coverage
 from consumers.audit.missions import MissionBook
 from consumers.audit.positions import code, decode, partition_of, text
 from consumers.audit.problems import ProblemBook, ProblemEntry
+from infra.copying import REPLAY_OF
 from schemas.learning import SampleGroup
 from schemas.records import Partition, Record
 from schemas.topics import PROBLEMS, SAMPLES
@@ -16,11 +17,14 @@ TOPIC = SAMPLES.name
 
 @dataclass(slots=True)
 class GroupEntry:
-    """One sample group; `fate` is what uploads say of it, "" while there is none."""
+    """One sample group; `fate` is what uploads say of it, "" while there is none.
+
+    A copy in a sandbox was sampled elsewhere, under no version of this log.
+    """
 
     group_id: str
     policy: str
-    version: int
+    version: int | None
     rollouts: int | None
     fate: str = ""
 
@@ -40,13 +44,18 @@ class SampleBook:
         """Take in one sample group."""
         position = code(record.partition.number, record.offset)
         rollouts = None if group.rollouts_ref else group.size
-        self.entries[position] = GroupEntry(group.group_id, group.policy, group.version, rollouts)
-        self.versions.setdefault((group.policy, group.version), record.at)
+        replayed = REPLAY_OF in record.headers
+        version = None if replayed else group.version
+        self.entries[position] = GroupEntry(group.group_id, group.policy, version, rollouts)
+        if version is not None:
+            self.versions.setdefault((group.policy, version), record.at)
         objects = [ref for ref in (group.rollouts_ref, group.episodes_ref) if ref]
         if objects and not self._books.dead.has(TOPIC, position):
             self._books.refs.need(self._books.refs.named(objects), record.at)
         self._books.findings.counts["rollouts"] += rollouts or 0
-        if self._is_first(record, group, position):
+        self._books.findings.counts["groups_replayed"] += replayed
+        if self._is_first(record, group, position) and not replayed:
+            # What a copy was made from lies in another log.
             self.coverage.add(group.policy, group.source, record.at)
             self._of_problem(record, group)
 

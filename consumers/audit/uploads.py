@@ -177,8 +177,9 @@ def _same(use: GroupUse | Dropped, group: GroupEntry) -> bool:
     if isinstance(use, Dropped):
         # A dead letter is listed without the id of its group.
         return use.group_id in ("", group.group_id)
+    same_version = group.version in (None, use.version)
     same_rollouts = group.rollouts in (None, use.rollouts)
-    return (use.group_id, use.version) == (group.group_id, group.version) and same_rollouts
+    return use.group_id == group.group_id and same_version and same_rollouts
 
 
 def _inside(source: Sources, position: int) -> bool:

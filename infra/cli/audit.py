@@ -118,6 +118,7 @@ def _rows(report: "AuditReport") -> Iterator[tuple[str, str, str]]:
     yield "problems", f"{n['problems']:,}", _parts(n, "problems_", dict.fromkeys(_FATES, ""))
     groups = {"learnt": "", "dropped": _listed(report.dropped)}
     groups |= dict.fromkeys(("refused", "dead", "lost", "waiting"), "") | {"open": " in uploads"}
+    groups["replayed"] = " from another log"
     yield "sample groups", f"{n['groups']:,}", _parts(n, "groups_", groups)
     uploads = {
         "applied": "",

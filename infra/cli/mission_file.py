@@ -60,7 +60,7 @@ def load_mission(
     """
     document, node = _read(path)
     for override in overrides:
-        _override(document, override)
+        set_field(document, override)
     named = {"mission_id": mission_id or _default_id(path, now)}
     model = RobotMission if "robots" in document else Mission
     try:
@@ -93,7 +93,8 @@ def _read(path: Path) -> tuple[dict[str, Any], yaml.Node]:
     return document, node
 
 
-def _override(document: dict[str, Any], text: str) -> None:
+def set_field(document: dict[str, Any], text: str) -> None:
+    """Set what `field.field=value` says; raises `MissionFileError` for what says nothing."""
     field, equals, value = text.partition("=")
     *parents, last = field.split(".")
     if not equals or not all((*parents, last)):
@@ -156,7 +157,7 @@ def _line(path: Path, node: yaml.Node, model: type[BaseModel], error: ErrorDetai
     number = _line_of(node, place)
     where = f"{path}:{number}" if number else str(path)
     if error["type"] == "extra_forbidden":
-        what = f"no such field{_near(model, place)}"
+        what = f"no such field{near(model, place)}"
     else:
         what = error["msg"].removeprefix("Value error, ")
         if error["type"] != "missing" and not isinstance(error["input"], dict):
@@ -177,7 +178,8 @@ def _line_of(node: yaml.Node, place: Iterable[str]) -> int | None:
     return line
 
 
-def _near(model: Any, place: Sequence[str]) -> str:
+def near(model: Any, place: Sequence[str]) -> str:
+    """What may have been meant by a field that the model does not have there, as a clause."""
     for name in place[:-1]:
         info = model.model_fields.get(name) if _is_model(model) else None
         kinds = [info.annotation, *get_args(info.annotation)] if info else []

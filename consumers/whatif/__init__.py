@@ -1,0 +1,1 @@
+"""What would have come out: the recorded input through the same processors with other settings."""

@@ -1,0 +1,5 @@
+"""What keeps a what-if from being played."""
+
+
+class BadWhatIf(Exception):
+    """It cannot be played, and why."""
