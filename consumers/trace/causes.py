@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from consumers.deadletters.book import REQUEUE_OF
 from consumers.trace.nodes import Name
+from infra.copying import REPLAY_OF
 from schemas import acting, learning, missions
 from schemas.base import Event, Sources
 from schemas.partitioner import partition_for
@@ -13,8 +15,8 @@ from schemas.topics import COMMANDS, FUSED_STATES, GRADIENT_CHUNKS, PROBLEMS, SE
 
 CHILD = "continues"
 """How a version is linked to its parent."""
-REPLAY_OF = "replay-of"
-"""The header of a record that is a copy of another: where the original lies."""
+LEARNS = "learns from"
+"""How an upload is linked to its groups."""
 _ORDER = re.compile(r"\border ([^\s:]+)")
 
 
@@ -51,12 +53,14 @@ class Link:
     """An event `how`s its cause, as a group "answers" its problem.
 
     `follow` is for what a thing is made of or about. Who made it (the version that sampled it, the
-    policy that decided) is named and not followed: behind it lies the whole run.
+    policy that decided) is named and not followed: behind it lies the whole run. What a thing set
+    `aside` (an upload that it refused) is no cause of it; for that upload it is an effect.
     """
 
     how: str
     to: Target
     follow: bool = True
+    aside: bool = False
 
 
 def causes(record: Record, event: Event) -> Iterator[Link]:
@@ -64,9 +68,11 @@ def causes(record: Record, event: Event) -> Iterator[Link]:
     yield from _of_learning(event)
     yield from _of_acting(event)
     yield from _of_missions(event)
+    if letter := record.headers.get(REQUEUE_OF):
+        yield Link("sends again", Place(letter.decode(errors="replace")))
     if original := record.headers.get(REPLAY_OF):
         at = original.decode(errors="replace")
-        yield Link("replays", Lost(Name("original", at), "it lies outside of this namespace"))
+        yield Link("replays", Lost(Name("original", at), "it lies in another namespace"))
 
 
 def _of_learning(event: Event) -> Iterator[Link]:
@@ -77,8 +83,9 @@ def _of_learning(event: Event) -> Iterator[Link]:
             yield from _spans("answers", event.source, PROBLEMS, event.problem_id)
             yield Link("sampled under", _version(event.policy, event.version), follow=False)
         case learning.GradientUpload():
-            yield from (Link("learns from", Place(use.at)) for use in event.groups)
-            yield from (Link(f"drops as {d.reason}", Place(d.at)) for d in event.dropped)
+            yield from (Link(LEARNS, Place(use.at)) for use in event.groups)
+            for dropped in event.dropped:
+                yield Link(f"drops as {dropped.reason}", Place(dropped.at), False, aside=True)
             yield Link("computed on", _version(event.policy, event.base_version), follow=False)
         case learning.RollbackRequest():
             yield Link("goes back to", _version(event.policy, event.to_version), follow=False)
@@ -97,6 +104,8 @@ def _of_learning(event: Event) -> Iterator[Link]:
             yield Link("measures", _version(event.policy, event.version))
         case learning.DeadLetter():
             yield Link("buries", Place(event.at))
+        case learning.DeadLetterResolution():
+            yield Link(f"tells it {event.action}", Place(event.letter))
 
 
 def _of_version(event: learning.WeightVersion) -> Iterator[Link]:
@@ -123,7 +132,7 @@ def _closed_by(event: learning.WeightVersion) -> str:
 
 def _refused(refused: list[learning.RefusedUpload]) -> Iterator[Link]:
     for one in refused:
-        yield Link(f"refuses as {one.reason}", Place(one.at), follow=False)
+        yield Link(f"refuses as {one.reason}", Place(one.at), follow=False, aside=True)
 
 
 def _of_acting(event: Event) -> Iterator[Link]:

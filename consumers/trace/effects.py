@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from consumers.deadletters.book import REQUEUE_OF
 from consumers.trace.looking import Look, Test, Until
 from consumers.trace.nodes import Node
 from schemas.partitioner import partition_for
@@ -68,6 +69,11 @@ def _of_learning(node: Node, partition: Partition, offset: int) -> Iterator[Look
             test = Test("version", int(node.facts["version"]))
             yield _one(EVALUATIONS, policy, test)
             yield from _in((RELEASES,), test)
+        case "dead-letter":
+            # What was sent again keeps its partition, and the time that it had at first.
+            origin, after = parse_at(node.name.id)
+            yield Look(origin, Test(REQUEUE_OF, node.at, in_header=True), after)
+            yield Look(partition, Test("letter", node.at), offset)
         case "evaluation":
             yield from _in((RELEASES,), Test("version", int(node.facts["version"])))
 

@@ -67,16 +67,20 @@ class Follower:
         looks = [look for node in level for look in looks_for(node, is_root)]
         for sweep in sweeps(self._reading, looks):
             before = len(self.graph.edges)
-            yield from self._swept(sweep, wanted, None)
+            yield from self._swept(sweep, wanted, is_root, None)
             # Each of these has an effect, unless it is on its way: clocks may have jumped.
             if len(self.graph.edges) == before and not sweep.endless and sweep.start:
-                yield from self._swept(sweep, wanted, sweep.start)
+                yield from self._swept(sweep, wanted, is_root, sweep.start)
 
-    def _swept(self, sweep: Sweep, wanted: "_Wanted", before: int | None) -> Iterable[Node]:
+    def _swept(
+        self, sweep: Sweep, wanted: "_Wanted", is_root: bool, before: int | None
+    ) -> Iterable[Node]:
         records = sweep.records() if before is None else sweep.records(0, before)
         for record in records:
             found = self._resolver.open(record)
             for link in found.links:
+                if not (link.follow or link.aside or is_root):
+                    continue
                 for cause in wanted.matching(link.to):
                     self.graph.link(cause, self.graph.add(found.node), link.how)
                     if link.follow:

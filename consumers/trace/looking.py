@@ -14,10 +14,11 @@ FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A record has this text, or this number, in a field of this name, at any depth."""
+    """A record has this text or number in a field of this name, at any depth, or in a header."""
 
     field: str
     value: str | int
+    in_header: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Sweep:
     partition: Partition
     texts: dict[str, set[bytes]] = field(default_factory=dict)
     numbers: dict[str, set[bytes]] = field(default_factory=dict)
+    headers: dict[str, set[bytes]] = field(default_factory=dict)
     untils: dict[tuple[str, bytes, str], int] = field(default_factory=dict)
     start: int | None = None
     endless: bool = False
@@ -61,6 +63,7 @@ class Sweep:
     def add(self, look: Look) -> None:
         """Take in one look."""
         sort = self.texts if isinstance(look.test.value, str) else self.numbers
+        sort = self.headers if look.test.in_header else sort
         sort.setdefault(look.test.field, set()).add(str(look.test.value).encode())
         start = look.start
         if look.since_ms is not None:
@@ -79,7 +82,7 @@ class Sweep:
         left = dict(self.untils)
         for record in self.reading.span(self.partition, begin, end):
             data = record.value or b""
-            if self._passes(data):
+            if self._passes(data) or self._is_headed(record):
                 yield record
             if not self.endless and self._is_over(record, data, left):
                 return
@@ -88,6 +91,9 @@ class Sweep:
         return any(_has_text(data, name, some) for name, some in self.texts.items()) or any(
             not some.isdisjoint(_number(name).findall(data)) for name, some in self.numbers.items()
         )
+
+    def _is_headed(self, record: Record) -> bool:
+        return any(record.headers.get(name) in some for name, some in self.headers.items())
 
     def _is_over(
         self, record: Record, data: bytes, left: dict[tuple[str, bytes, str], int]

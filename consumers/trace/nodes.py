@@ -112,6 +112,9 @@ def _learning(event: Event) -> _Told | None:
         case learning.DeadLetter():
             facts = {"reason": event.reason, "detail": event.detail, "by": event.processor}
             return _Told("dead-letter", event.at, facts)
+        case learning.DeadLetterResolution():
+            facts = {"action": event.action, "run": event.run, "note": event.note}
+            return _Told("resolution", event.letter, facts)
     return None
 
 

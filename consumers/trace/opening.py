@@ -8,11 +8,10 @@ from consumers.trace.nodes import Name, Node, node_of, unreadable
 from infra.store import MissingObject, ObjectStore, StoreUnavailable
 from schemas.base import Event
 from schemas.effects import BadObject
-from schemas.learning import SampleGroup, WeightVersion
+from schemas.learning import Rollout, SampleGroup, WeightVersion
 from schemas.records import Record
 from schemas.tensors import ObjectRef
 from schemas.topics import NewerSchema, Undecodable, decode
-from streams.learning.rollout import load_rollouts
 from streams.learning.spill import BadSpill
 
 _NEEDED = {"uploads", "refused"}
@@ -48,8 +47,7 @@ class Opening:
                 case WeightVersion(spilled=moved) if moved and _NEEDED & moved.counts.keys():
                     return self._whole(event), ()
                 case SampleGroup(rollouts_ref=ref) if ref is not None:
-                    rollouts = load_rollouts(self._get(ref))
-                    return event.model_copy(update={"rollouts": rollouts}), ()
+                    return event.model_copy(update={"rollouts": self._rollouts(ref)}), ()
         except (MissingObject, BadObject, BadSpill, StoreUnavailable, ValueError) as error:
             moved = getattr(event, "spilled", None) or getattr(event, "rollouts_ref", None)
             key = moved.key if moved else ""
@@ -63,8 +61,10 @@ class Opening:
         self.objects += 1
         return complete(event, self._store)
 
-    def _get(self, ref: ObjectRef) -> bytes:
+    def _rollouts(self, ref: ObjectRef) -> list[Rollout]:
+        from streams.learning.rollout import load_rollouts  # It is heavy, and seldom needed.
+
         if self._store is None:
             raise MissingObject("no store was asked")
         self.objects += 1
-        return self._store.get(ref)
+        return load_rollouts(self._store.get(ref))

@@ -22,7 +22,7 @@ class Item:
     text: str = ""
     hidden: int = 0
     again: bool = False
-    """Whether what is below stands further above already."""
+    """Whether it stands further above already, with what is below it."""
     items: list["Item"] = field(default_factory=list)
 
 
@@ -42,7 +42,7 @@ class _Outline:
     def item(self, how: str, node: Node) -> Item:
         """A node and what is below it."""
         if node.ref in self._seen:
-            return Item(how, node, again=bool(self._edges.get(node.ref)))
+            return Item(how, node, again=True)
         self._seen.add(node.ref)
         found = Item(how, node)
         for (verb, kind), nodes in self._kinds(node).items():
@@ -76,9 +76,21 @@ def _more(how: str, kind: str, hidden: list[Node]) -> Item:
     return Item(how, None, text, len(hidden))
 
 
+_TOLD = {
+    "mission": ("policy", "algorithm", "robots"),
+    "problem": ("epoch", "question"),
+    "group": ("mission", "rollouts", "reward", "outcome", "task"),
+    "upload": ("mission", "kind", "groups", "rollouts", "dropped", "reward", "trainer"),
+    "version": ("kind", "uploads", "groups", "refused", "staleness", "norm", "reason"),
+}
+"""What is told of a kind; of the others, all."""
+
+
 def facts_text(node: Node) -> str:
-    """The facts of a node in a line."""
-    return ", ".join(f"{name} {_short(value)}" for name, value in node.facts.items())
+    """The facts of a node in a line, without those that its id or its place in the tree tells."""
+    told = _TOLD.get(node.name.kind, tuple(node.facts))
+    facts = ((name, node.facts[name]) for name in told if name in node.facts)
+    return ", ".join(f"{name} {_short(value)}" for name, value in facts)
 
 
 def _short(value: object) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from consumers.trace.causes import CHILD
+from consumers.trace.causes import CHILD, LEARNS
 from consumers.trace.graph import Graph
 from consumers.trace.nodes import Node
 
@@ -29,6 +29,8 @@ def summary(graph: Graph, root: Node) -> str:
     """One sentence on what the root is, made of and led to."""
     if root.name.kind == "version":
         return _of_version(graph, root)
+    if root.name.kind == "command":
+        return _of_command(graph, root)
     made, led = counted(above(graph, root)), counted(below(graph, root))
     parts = [f"{root.name.kind} {root.name.id}"]
     parts += [f"from {made}"] if made else []
@@ -37,10 +39,11 @@ def summary(graph: Graph, root: Node) -> str:
 
 
 def by_mission(graph: Graph, root: Node) -> list[Batch]:
-    """The rewards of each mission among the causes, the lowest first, unknown ones last."""
+    """The rewards of each mission among what was learnt from, the lowest first, unknown last."""
     missions: dict[str, list[Node]] = {}
+    learnt = {edge.cause for edge in graph.edges if edge.how == LEARNS}
     for node in above(graph, root):
-        if node.name.kind == "group":
+        if node.name.kind == "group" and node.ref in learnt:
             missions.setdefault(f"mission {node.facts.get('mission')}", []).append(node)
     return _sorted(batch(name, groups) for name, groups in missions.items())
 
@@ -51,7 +54,7 @@ def by_upload(graph: Graph, root: Node) -> list[Batch]:
     for upload in above(graph, root):
         if upload.name.kind == "upload":
             edges = causes.get(upload.ref, ())
-            groups = [graph.nodes[edge.cause] for edge in edges if edge.how == "learns from"]
+            groups = [graph.nodes[edge.cause] for edge in edges if edge.how == LEARNS]
             found.append(batch(f"upload {upload.name.id} {upload.at}", groups))
     return _sorted(found)
 
@@ -122,9 +125,23 @@ def _of_version(graph: Graph, root: Node) -> str:
         graph.nodes[edge.cause]
         for upload in uploads
         for edge in causes.get(upload.ref, ())
-        if edge.how == "learns from"
+        if edge.how == LEARNS
     ]
     return f"{head}: {_step(root, uploads, groups)}"
+
+
+def _of_command(graph: Graph, root: Node) -> str:
+    """By which policy, from which frames, and what became of it."""
+    made = list(above(graph, root))
+    parts = [f"command {root.name.id}: decided by {root.facts['policy']}"]
+    for kind in ("state", "frame"):
+        if nodes := [node for node in made if node.name.kind == kind]:
+            ends = dict.fromkeys((nodes[0].at, nodes[-1].at))
+            parts.append(f"from {plural(len(nodes), kind)} ({' to '.join(ends)})")
+    for edge in graph.effects().get(root.ref, ()):
+        if graph.nodes[edge.effect].name.kind == "feedback":
+            parts.append(f"{edge.how.removeprefix('says ').removesuffix(' of')} ({edge.effect})")
+    return "; ".join(parts)
 
 
 def _step(root: Node, uploads: list[Node], groups: list[Node]) -> str:

@@ -194,5 +194,4 @@ def _line(item: Item, way: Way) -> Text:
     line.append(node.at, style="not dim cyan")
     if node.missing:
         return line.append(f" missing: {node.missing}", style="not dim yellow")
-    line.append(f"  {facts_text(node)}")
-    return line.append("  (as above)") if item.again else line
+    return line if item.again else line.append(f"  {facts_text(node)}")
