@@ -36,13 +36,13 @@ class Tensor:
         return math.prod(self.shape)
 
 
-# As safetensors and as references name them: the type of numpy that reads them.
-_DTYPES = {
-    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"},
-    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"},
-    **{"U64": "<u8", "U32": "<u4", "U16": "<u2"},
-    **{"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"},
+# The type of numpy that reads each; it has none for bfloat16, the upper half of a float32.
+_KINDS = {
+    **{"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "bool": "?"},
+    **{"int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "i1"},
+    **{"uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "u1"},
 }
+_OF_SAFETENSORS = {"BF": "bfloat", "F": "float", "I": "int", "U": "uint"}
 
 
 def raw_tensor(data: bytes, dtype: str, shape: Sequence[int]) -> Tensor:
@@ -59,19 +59,25 @@ def tensors_of(data: bytes) -> list[Tensor]:
         entries = read(data)
     except safetensors.SafetensorError as error:
         raise BadTensors(f"no safetensors file: {error}") from error
-    return [_tensor(n, e["dtype"], e["shape"], e["data"]) for n, e in sorted(entries)]
+    return [_tensor(n, _dtype(e["dtype"]), e["shape"], e["data"]) for n, e in sorted(entries)]
+
+
+def _dtype(name: str) -> str:
+    """`float32` for the `F32` of safetensors."""
+    letters, bits = name.rstrip("0123456789"), name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    return _OF_SAFETENSORS.get(letters, letters.lower()) + bits
 
 
 def _tensor(name: str, dtype: str, shape: Sequence[int], data: bytes) -> Tensor:
     import numpy as np
 
-    if dtype not in _DTYPES:
+    if dtype not in _KINDS:
         raise BadTensors(f"{name or 'the tensor'} has elements of {dtype}")
-    kind = np.dtype(_DTYPES[dtype])
+    kind = np.dtype(_KINDS[dtype])
     if len(data) != math.prod(shape) * kind.itemsize:
         raise BadTensors(f"{len(data):,} bytes are no {dtype} of shape {list(shape)}")
     values: Any = np.frombuffer(data, kind)
-    if dtype in ("bfloat16", "BF16"):
+    if dtype == "bfloat16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return _measured(name, dtype, tuple(shape), values)
 

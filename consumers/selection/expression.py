@@ -4,8 +4,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import cel
-
 from schemas.records import Record
 
 _MACRO = re.compile(r"\b(?:all|exists|exists_one|map|filter)\(\s*(\w+)\s*,")
@@ -33,6 +31,9 @@ class Expression:
     """
 
     def __init__(self, text: str) -> None:
+        # Imported here: with its own command line it takes most of a second.
+        import cel
+
         self.text = text
         self.unfit = 0
         """Records for which it could not be reckoned, such as a text where a number is compared."""

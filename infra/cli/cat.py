@@ -9,6 +9,7 @@ import typer
 
 from infra.cli import PLAIN
 from infra.cli import records as shared
+from infra.cli.stack import say
 
 cat = typer.Typer(**PLAIN)
 
@@ -65,3 +66,6 @@ def show(
         for record in itertools.islice(found, count):
             printer(record)
             progress.found()
+        if not printer.printed:
+            say(f"cat: no record of {name} is in {range_ if offset is None else topic} and passes")
+            say("  transactions take offsets too; `ralo tail --no-follow -n 1` shows the newest")

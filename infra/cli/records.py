@@ -53,6 +53,7 @@ Resolve = Annotated[
 ]
 
 _PLACE = re.compile(r"(?P<topic>[a-z-]+)\[(?P<partition>\d+)\](?:@(?P<offset>\d+))?")
+_FLAT_LIST = re.compile(r"\[\n[^\[\]{}]*\]")
 
 
 class BadOption(ValueError):
@@ -112,20 +113,20 @@ class Printer:
 
     def __init__(self, style: Style, store: ObjectStore | None) -> None:
         self._style, self._store = style, store
-        self._printed = 0
+        self.printed = 0
         self._widths = [0, 0, 0]
 
     def __call__(self, record: Record) -> None:
         """Print one record."""
         if self._style.raw:
-            between = b"\n" if self._printed else b""
+            between = b"\n" if self.printed else b""
             sys.stdout.buffer.write(between + (record.value or b""))
         elif self._style.as_json:
             print(json.dumps(self._document(record), allow_nan=False))
         else:
             for line in self._lines(record):
                 print(line)
-        self._printed += 1
+        self.printed += 1
 
     def _document(self, record: Record) -> dict[str, Any]:
         found = document(record)
@@ -166,7 +167,10 @@ def _indented(record: Record) -> Iterator[str]:
         yield f"    {text(record.value or b'')}"
         return
     body = record.event.model_dump(mode="json", exclude_none=True)
-    for line in json.dumps(body, indent=2, ensure_ascii=False).splitlines():
+    whole = json.dumps(body, indent=2, ensure_ascii=False)
+    # Lists of numbers and words stand in a line; a line feed inside a text is an escape.
+    flat = _FLAT_LIST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]), whole)
+    for line in flat.splitlines():
         yield f"    {line}"
 
 
