@@ -68,23 +68,31 @@ def audit(
     policy: str | None = None,
     mission: str | None = None,
     ends: Ends | None = None,
+    began: Mapping[Partition, int] | None = None,
 ) -> AuditReport:
     """Balance the books of a log and its store; of one policy (or one mission's) when named.
 
     `ends` tells where the log begins and ends now: with it, records that retention deleted or that
-    came after the audit began are told from lost ones. Raises `UnknownMission`, `NeedsObjects`.
+    came after the audit began are told from lost ones; so does `began`, where `dead-letters` ended
+    then, of records that were sent again. Raises `UnknownMission`, `NeedsObjects`.
     """
-    return _Audit(records, objects, ends, policy).run(mission)
+    return _Audit(records, objects, ends, policy, began).run(mission)
 
 
 class _Audit:
     def __init__(
-        self, records: Records, objects: ObjectChecker, ends: Ends | None, policy: str | None
+        self,
+        records: Records,
+        objects: ObjectChecker,
+        ends: Ends | None,
+        policy: str | None,
+        began: Mapping[Partition, int] | None,
     ) -> None:
         self._records, self._objects, self._policy = records, objects, policy
         findings, bounds = Findings(), Bounds(ends)
         self._findings = findings
-        self._books = Books(findings, bounds, DeadLetters(findings, bounds), References(findings))
+        dead = DeadLetters(findings, bounds, began)
+        self._books = Books(findings, bounds, dead, References(findings))
         self._missions = MissionBook(self._books, objects)
         self._problems = ProblemBook(self._books, self._missions)
         self._samples = SampleBook(self._books, self._missions, self._problems)

@@ -1,13 +1,14 @@
 """The dead letters, each held against the record that it names."""
 
-import base64
-import binascii
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from consumers.audit.letters import Resolutions
 from consumers.audit.positions import Bounds, code
 from consumers.audit.report import Findings
+from consumers.deadletters.book import event_of, unpacked
 from schemas.ids import digest
-from schemas.learning import DeadLetter
+from schemas.learning import DeadLetter, DeadLetterResolution
 from schemas.records import Partition, Record
 
 
@@ -25,23 +26,32 @@ class _Letter:
 class DeadLetters:
     """Which records are dead letters; learnt before any other topic is read."""
 
-    def __init__(self, findings: Findings, bounds: Bounds) -> None:
+    def __init__(
+        self, findings: Findings, bounds: Bounds, began: Mapping[Partition, int] | None = None
+    ) -> None:
         self._findings, self._bounds = findings, bounds
         self._letters: dict[tuple[str, int], _Letter] = {}
+        self._origins: dict[str, str] = {}
+        self._resolutions = Resolutions(findings, bounds, began)
 
     def add(self, record: Record) -> None:
         """Take in one record of `dead-letters`."""
-        self._findings.counts["dead_letters"] += 1
-        try:
-            # Not by `decode`: a letter is larger than the record that was too large.
-            letter = DeadLetter.model_validate_json(record.value or b"")
-            original = base64.b64decode(letter.value_base64, validate=True)
-        except (ValueError, binascii.Error) as error:
-            self._judge_origin(False, f"{record.at}: no dead letter: {error}")
+        event = event_of(record)
+        if isinstance(event, DeadLetterResolution):
+            self._resolutions.add(record, event)
             return
+        self._findings.counts["dead_letters"] += 1
+        original = unpacked(event.value_base64) if event else None
+        if event is None or original is None:
+            self._judge_origin(False, f"{record.at}: no dead letter")
+            return
+        self._add(record, event, original)
+
+    def _add(self, record: Record, letter: DeadLetter, original: bytes) -> None:
         partition = Partition(letter.origin_topic, letter.origin_partition)
         named = f"{partition.topic}[{partition.number}]@{letter.origin_offset}"
         self._judge_origin(letter.at == named, f"{record.at}: {letter.at} and {named} differ")
+        self._origins[record.at] = named
         key = (partition.topic, code(partition.number, letter.origin_offset))
         if key in self._letters:
             self._letters[key].times += 1
@@ -50,7 +60,8 @@ class DeadLetters:
             self._letters[key] = _Letter(record.at, partition, letter.origin_offset, sha256)
 
     def match(self, record: Record, decodable: bool) -> None:
-        """Hold a record of another topic against its letter, if it has one."""
+        """Hold a record of another topic against its letter, if it has one or came of one."""
+        self._resolutions.copy(record)
         letter = self._letters.get(
             (record.partition.topic, code(record.partition.number, record.offset))
         )
@@ -69,6 +80,7 @@ class DeadLetters:
 
         What does not decode says no policy, so every policy's processor may bury it.
         """
+        self._resolutions.finish(self._origins)
         for letter in self._letters.values():
             allowed = 1 if letter.decodable else max(1, policies)
             origin = f"{letter.partition.topic}[{letter.partition.number}]@{letter.offset}"

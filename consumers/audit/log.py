@@ -104,7 +104,8 @@ def audit_log(
     for attempt in range(1, _ATTEMPTS + 1):
         before = _ends(log)
         records = LogRecords(log, report)
-        found = audit(records, objects, policy=policy, mission=mission, ends=log.ends)
+        began = {p: end for p, (_, end) in before[DEAD_LETTERS.name].items()}
+        found = audit(records, objects, policy=policy, mission=mission, ends=log.ends, began=began)
         if found.ok or _ends(log) == before:
             break
         if attempt < _ATTEMPTS:

@@ -46,6 +46,9 @@ LEARNING: dict[str, str] = {
     "reference": "every object that an event names is in the store, with its hash and size",
     "dead-letter-origin": "a dead letter names a record that is in the log, with the same bytes",
     "dead-letter-once": "a record is a dead letter once",
+    "letter-settled-once": "a dead letter is requeued or dropped once, and its record sent once",
+    "letter-requeued-once": "what was sent again is in the log once, as its letter says",
+    "letter-lost": "what is said to have been sent again is in the log",
     "mission-result-once": "a mission has one result at most",
 }
 """The invariants of the learning loop by name."""
@@ -85,6 +88,7 @@ _LOST = (
     "group-lost",
     "upload-lost",
     "undecodable-buried",
+    "letter-lost",
     "frame-sequence",
     "command-settled",
     "safety-sequence",
@@ -95,6 +99,7 @@ _DUPLICATED = (
     "group-once",
     "group-learnt-once",
     "upload-once",
+    "letter-requeued-once",
     "command-id",
     "command-once",
 )

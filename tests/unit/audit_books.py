@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from consumers.audit import AuditReport, audit
@@ -13,6 +13,7 @@ from schemas.ids import digest, problem_id
 from schemas.learning import (
     AppliedUpload,
     DeadLetter,
+    DeadLetterResolution,
     Dropped,
     Environment,
     Evaluation,
@@ -45,6 +46,7 @@ class Slot:
     partition: Partition
     offset: int
     event: Any
+    headers: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def at(self) -> str:
@@ -113,10 +115,24 @@ class BookLog:
         )
         self.put(name, letter)
 
+    def settle(self, name: str, letter: str, copy: str = "") -> None:
+        """Say that a letter was dropped, or requeued as this record."""
+        at = self.slots[letter].at
+        if copy:
+            self.slots[copy].headers["requeue-of"] = at.encode()
+        resolution = DeadLetterResolution(
+            letter=at,
+            origin=self.slots[letter].event.at,
+            action="requeued" if copy else "dropped",
+            run="r",
+            value_sha256=digest(self.slots[copy].value) if copy else None,
+        )
+        self.put(name, resolution)
+
     def records(self) -> dict[str, list[Record]]:
         topics: dict[str, list[Record]] = {}
         for slot in self.slots.values():
-            record = Record(slot.partition, slot.offset, b"k", slot.value)
+            record = Record(slot.partition, slot.offset, b"k", slot.value, slot.headers)
             topics.setdefault(slot.partition.topic, []).append(record)
         return topics
 
@@ -257,7 +273,8 @@ def valid() -> BookLog:
 
     Of m1's nine problems p3 is a dead letter, p5 and p7 are in flight, p2 was cancelled. Of its
     groups, g0 and g1 are in the applied u0, g2 is dropped and g4 learnt in u1, g6 is in the refused
-    u2 and g8 in the open u3. u0 was sent twice. Version 3 rolls back to 1, which is expired.
+    u2 and g8 in the open u3. u0 was sent twice. Version 3 rolls back to 1, which is expired. Of its
+    three letters one waits, one was dropped, and one, of an evaluation, was requeued.
     """
     log = BookLog()
     _missions(log)
@@ -267,8 +284,17 @@ def valid() -> BookLog:
     _versions(log)
     log.bury("letter-corrupt", "corrupt")
     log.bury("letter-p3", "p3")
+    _letters(log)
     log.seal()
     return log
+
+
+def _letters(log: BookLog) -> None:
+    log.put("corrupt-e", b"{", topic="evaluations")
+    log.bury("letter-e", "corrupt-e", "gate")
+    log.put("mended-e", evaluation(0))
+    log.settle("requeued-e", "letter-e", "mended-e")
+    log.settle("dropped-corrupt", "letter-corrupt")
 
 
 def _missions(log: BookLog) -> None:

@@ -350,6 +350,42 @@ def letter_twice(log: BookLog) -> None:
     log.put("x", log["letter-p3"].event)
 
 
+def letter_settled_twice(log: BookLog) -> None:
+    log.settle("x", "letter-corrupt")
+
+
+def nothing_settled(log: BookLog) -> None:
+    log.settle("x", "letter-p3")
+    log["x"].edit(letter="dead-letters[0]@44")
+
+
+def letter_of_another_record(log: BookLog) -> None:
+    log["dropped-corrupt"].edit(origin=log["p3"].at)
+
+
+def record_sent_for_two_letters(log: BookLog) -> None:
+    log.put("letter-e-again", log["letter-e"].event.model_copy(update={"processor": "other"}))
+    # What does not decode may be buried for each policy.
+    log.put("x", evaluation(0))
+    log.settle("requeued-again", "letter-e-again", "x")
+
+
+def sent_without_a_word(log: BookLog) -> None:
+    log.put("x", evaluation(0)).headers["requeue-of"] = log["letter-corrupt"].at.encode()
+
+
+def sent_twice(log: BookLog) -> None:
+    log.put("x", evaluation(0)).headers.update(log["mended-e"].headers)
+
+
+def sent_other_bytes(log: BookLog) -> None:
+    log["requeued-e"].edit(value_sha256="1" * 64)
+
+
+def sent_nowhere(log: BookLog) -> None:
+    log["mended-e"].headers.clear()
+
+
 def two_results(log: BookLog) -> None:
     log.put("x", MissionResult(mission_id="m0", policy="main", outcome="ended"))
 
@@ -433,6 +469,14 @@ BREACHES: list[tuple[str, Plant]] = [
     ("dead-letter-origin", letter_at_odds),
     ("dead-letter-origin", no_letter),
     ("dead-letter-once", letter_twice),
+    ("letter-settled-once", letter_settled_twice),
+    ("letter-settled-once", nothing_settled),
+    ("letter-settled-once", letter_of_another_record),
+    ("letter-settled-once", record_sent_for_two_letters),
+    ("letter-requeued-once", sent_without_a_word),
+    ("letter-requeued-once", sent_twice),
+    ("letter-requeued-once", sent_other_bytes),
+    ("letter-lost", sent_nowhere),
     ("mission-result-once", two_results),
 ]
 

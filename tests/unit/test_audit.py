@@ -150,6 +150,34 @@ def test_a_requeued_dead_letter_is_no_duplicate() -> None:
     assert report.counts["problems_requeued"] == 1
 
 
+def test_letters_are_counted_by_what_became_of_them() -> None:
+    log = valid()
+    log.settle("x", "letter-p3")
+    counts = log.audit().counts
+    assert (counts["dead_letters"], counts["letters_requeued"], counts["letters_dropped"]) == (
+        3,
+        1,
+        2,
+    )
+    assert log.audit().breaches == []
+
+
+def test_what_was_sent_again_after_the_audit_began_is_not_missed() -> None:
+    log = valid()
+    breaches.sent_nowhere(log)
+    assert log.audit().breaches == ["letter-lost"]
+    assert log.audit().lost == 1
+    began = {Partition("dead-letters", 0): log["requeued-e"].offset}
+    assert log.audit(began=began).breaches == []
+
+
+def test_a_copy_in_a_sandbox_is_of_another_log() -> None:
+    log = valid()
+    breaches.sent_without_a_word(log)
+    log["x"].headers["replay-of"] = b"evaluations[0]@9"
+    assert log.audit().breaches == []
+
+
 def test_a_requeued_dead_sample_is_no_duplicate() -> None:
     log = valid()
     log.bury("x", "g8", "trainer")
