@@ -27,8 +27,8 @@ from infra.supervision import STOP_S
 logger = logging.getLogger("ralo.supervisor")
 
 BACK_OFF_S = (0.5, 10.0)
-STEADY_S = 30.0
-"""A process that lived this long starts anew without back-off."""
+STEADY_S = BACK_OFF_S[1]
+"""Who lived for longer than the longest pause was no waste to start: the next pause is short."""
 
 WORLD = "world"
 """The kind of a simulated world."""

@@ -32,7 +32,7 @@ logger = logging.getLogger("ralo.actuator")
 WINDOW = 2048
 """Feedback events kept for the log; when they are so many, no more is made until it has some."""
 BACK_OFF_S = (0.5, 10.0)
-STEADY_S = 30.0
+STEADY_S = BACK_OFF_S[1]
 
 Delivered = tuple[int, Event | None, bool]
 
