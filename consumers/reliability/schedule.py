@@ -5,6 +5,7 @@ different lanes overlap as chance has it. Each lane draws from random numbers of
 one out changes no other.
 """
 
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -102,7 +103,7 @@ def _lane(kind: str, chance: random.Random, seconds: float, targets: Targets) ->
     faults: list[Fault] = []
     due_s = every_s * chance.uniform(0.2, 1.0)
     while due_s < seconds:
-        faults.append(_fault(kind, round(due_s, 2), chance, targets))
+        faults.append(_fault(kind, math.floor(100 * due_s) / 100, chance, targets))
         due_s += every_s * chance.uniform(0.5, 1.5)
     return faults
 

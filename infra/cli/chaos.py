@@ -55,7 +55,7 @@ def chaos(
     """
     if context.invoked_subcommand is not None:
         return
-    from consumers.reliability.ledger import append, mend, next_run
+    from consumers.reliability.ledger import append, mend
 
     path = ledger or LEDGER
     if path.exists() and not resume:
@@ -63,9 +63,9 @@ def chaos(
     if mend(path):
         _say(f"{path}: the last line was torn, and is cut off")
     with _stack(seed) as (stack, keep):
-        run = _run(stack, next_run(path), seed, minutes, kinds)
+        run = _run(stack, path, seed, minutes, kinds)
         faults, line = _through(run, stack)
-        append(path, [*faults, line])
+        append(path, [line])
         if not line.ok:
             keep()
     _tell(faults, line, path, json)
@@ -118,13 +118,22 @@ def _stack(seed: int) -> Iterator[Any]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(stack: Any, number: int, seed: int, minutes: float, kinds: str) -> "ChaosRun":
+def _run(stack: Any, path: Path, seed: int, minutes: float, kinds: str) -> "ChaosRun":
+    from consumers.reliability.ledger import append, next_run
     from consumers.reliability.schedule import KINDS
     from infra.cli.chaos_run import ChaosRun
 
     wanted = [kind.strip() for kind in kinds.split(",") if kind.strip()] or KINDS
     try:
-        return ChaosRun(stack, number, seed, minutes, wanted, _say)
+        return ChaosRun(
+            stack,
+            next_run(path),
+            seed,
+            minutes,
+            wanted,
+            lambda line: append(path, [line]),
+            _say,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 

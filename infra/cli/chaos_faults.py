@@ -9,11 +9,10 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, TopicPartition
 
 from consumers.reliability.evidence import after_kill, after_outage, versions_of_all
 from consumers.reliability.ledger import FaultLine
@@ -55,19 +54,30 @@ class Outage:
 
 
 class Faults:
-    """A run's faults, lane by lane; `lines` has what became of them."""
+    """A run's faults, lane by lane; `note` is told what became of each, one at a time."""
 
     def __init__(
-        self, stack: ChaosStack, watch: Watch, run: int, seed: int, seconds: float, say: Say
+        self,
+        stack: ChaosStack,
+        watch: Watch,
+        run: int,
+        seed: int,
+        note: Callable[[FaultLine], None],
+        say: Say,
     ) -> None:
         self._stack, self._watch, self._say = stack, watch, say
-        self._run, self._seed, self._seconds = run, seed, seconds
-        self._began = time.monotonic()
+        self._run, self._seed, self._note = run, seed, note
+        self._noting = threading.Lock()
+        self._began, self._began_utc = time.monotonic(), datetime.now(UTC)
         self.over = threading.Event()
         """No fault is begun any more."""
         self.broken = threading.Event()
         """A lane ended by an error of ours, which is in `failure`."""
         self.failure: BaseException | None = None
+        bootstrap = stack.servers.direct.kafka
+        group = f"gate.{world.ARM}"
+        # Never a member: it only asks how far the group is.
+        self._gate = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
         self._servers = threading.Lock()
         """One server is away at a time."""
         self._clocks = threading.Lock()
@@ -92,6 +102,7 @@ class Faults:
         self.over.set()
         for thread in self._threads:
             thread.join(RECOVER_S + THERE_S)
+        self._gate.close()
 
     def elapsed_s(self) -> float:
         """Time since the faults began."""
@@ -107,7 +118,10 @@ class Faults:
         try:
             for fault in faults:
                 self.over.wait(max(0.0, fault.due_s - self.elapsed_s()))
-                self.lines.append(self._line(fault))
+                line = self._line(fault)
+                with self._noting:
+                    self.lines.append(line)
+                    self._note(line)
         except BaseException as error:
             self.failure = error
             self.broken.set()
@@ -140,13 +154,14 @@ class Faults:
         during: Sequence[str] = (),
         why: str = "",
     ) -> FaultLine:
+        done = self._began_utc + timedelta(seconds=self.elapsed_s() if at_s is None else at_s)
         return FaultLine(
             run=self._run,
             seed=self._seed,
             number=fault.number,
             due_s=fault.due_s,
             at_s=None if at_s is None else round(at_s, 2),
-            wall=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            wall=done.isoformat(timespec="milliseconds"),
             action=fault.action,
             kind=fault.kind,
             target=fault.target,
@@ -203,7 +218,7 @@ class Faults:
             return self._watch.expect(evidence)
         if kind == "orchestrator":
             return self._watch.expect(self._orchestrator_answers)
-        return self._watch.expect(self._gate_commits(fault.target.partition("@")[2]))
+        return self._watch.expect(self._gate_commits())
 
     def _signal(self, target: str) -> int:
         """SIGKILL the process of that name as soon as there is one."""
@@ -289,23 +304,18 @@ class Faults:
         with urllib.request.urlopen(url, timeout=_ASK_S) as answer:
             return bool(json.loads(answer.read())["status"] == "ok")
 
-    def _gate_commits(self, policy: str) -> Callable[[], bool]:
+    def _gate_commits(self) -> Callable[[], bool]:
         """Whether the gate's group has gone past where the evaluations end now."""
-        number = partition_for(policy.encode(), EVALUATIONS.partitions)
+        number = partition_for(world.ARM.encode(), EVALUATIONS.partitions)
         ends: dict[int, int] = {}
-        bootstrap = self._stack.servers.direct.kafka
-        admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        home = TopicPartition(EVALUATIONS.name, number)
 
         def committed() -> bool:
             if not ends:
-                found = self._stack.log.ends(EVALUATIONS.name)
-                ends.update({p.number: end for p, (_, end) in found.items()})
-            group = f"gate.{policy}"
-            asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
-            for tp in asked[group].result(_ASK_S).topic_partitions:
-                if tp.partition == number:
-                    return bool(tp.offset > ends[number])
-            return False
+                all_ends = self._stack.log.ends(EVALUATIONS.name)
+                ends.update({p.number: end for p, (_, end) in all_ends.items()})
+            (found,) = self._gate.committed([home], timeout=_ASK_S)
+            return bool(found.offset > ends[number])
 
         return committed
 

@@ -80,8 +80,9 @@ class Missions:
         self._ending = True
         for name in self.open():
             self._waiting.append(MissionControl(mission_id=name, action="end", reason="the end"))
-        robot = world.robot_mission().mission_id
-        self._waiting.append(MissionControl(mission_id=robot, action="cancel", reason="the end"))
+        self._waiting.append(
+            MissionControl(mission_id=world.MOVES, action="cancel", reason="the end")
+        )
 
     def open(self) -> list[str]:
         """The learning missions without a result."""
@@ -102,13 +103,15 @@ class ChaosRun:
         seed: int,
         minutes: float,
         kinds: Collection[str],
+        note: Callable[[FaultLine], None],
         say: Say,
     ) -> None:
-        self._stack, self._say = stack, say
+        self._stack, self._note, self._say = stack, note, say
         self._run, self._seed, self._minutes = run, seed, minutes
         self._plan = schedule(seed, 60 * minutes, world.TARGETS, kinds)
         self._watch = Watch(stack.log)
         self._missions = Missions(stack, self._watch)
+        self._breaches: list[str] = []
         self.stop = threading.Event()
         self._began = time.monotonic()
         self._began_utc = datetime.now(UTC)
@@ -121,10 +124,9 @@ class ChaosRun:
         self._say(f"all at work; {len(self._plan)} faults in {self._minutes:g} min:")
         for fault in self._plan:
             self._say(f"  {fault.due_s:7.2f} s  {fault}")
-        seconds = 60 * self._minutes
-        faults = Faults(self._stack, self._watch, self._run, self._seed, seconds, self._say)
+        faults = Faults(self._stack, self._watch, self._run, self._seed, self._note, self._say)
         faults.begin(self._plan)
-        while faults.elapsed_s() < seconds and not self.stop.is_set():
+        while faults.elapsed_s() < 60 * self._minutes and not self.stop.is_set():
             self._turn(faults)
             if faults.broken.is_set():
                 break
@@ -134,21 +136,24 @@ class ChaosRun:
             self._turn(faults)
         if faults.failure is not None:
             raise ChaosError(f"a fault could not be done: {faults.failure!r}") from faults.failure
-        return sorted(faults.lines, key=lambda line: line.number)
+        return faults.lines
 
     def drain(self) -> None:
         """End the missions, and stop all processes once nothing is on its way."""
         self._say("no more faults; ending the missions")
         self._missions.end()
-        self._until(
-            lambda: not self._missions.open() and "moves" in self._watch.results,
-            DRAIN_S,
-            "missions do not end",
-        )
+        try:
+            self._until(self._is_drained, DRAIN_S, "the missions do not end")
+        except ChaosError as error:
+            self._say(str(error))
+            self._breaches.append(str(error))
         self._stack.stop_robots()
         time.sleep(2.0)
         self._stack.stop()
         self._watch.close()
+
+    def _is_drained(self) -> bool:
+        return not self._missions.open() and world.MOVES in self._watch.results
 
     def _is_at_work(self) -> bool:
         made = all(self._watch.versions[policy] > 1 for policy in world.POLICIES)
@@ -222,7 +227,7 @@ class ChaosRun:
             missions=self._missions.count(),
             books=books,
             proofs=proofs,
-            breaches=breaches_of(faults, books, proofs),
+            breaches=[*self._breaches, *breaches_of(faults, books, proofs)],
         )
 
 

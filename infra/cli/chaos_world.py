@@ -13,7 +13,7 @@ from schemas.missions import Mission, Reach, RobotMission, parse_mission
 
 WORDS, ARM = "words", "arm"
 POLICIES = (WORDS, ARM)
-ROBOT, WORLD = "arm-1", "lab"
+ROBOT, WORLD, MOVES = "arm-1", "lab", "moves"
 SCALE: Mapping[str, int] = {"sampler": 2, "trainer": 2}
 TARGETS: Mapping[str, Sequence[str]] = {
     "provider": ["provider-0"],
@@ -89,7 +89,7 @@ def learning_mission(policy: str, number: int, folder: Path) -> Mission:
 
 def robot_mission() -> RobotMission:
     """Have the arm act, under what is learnt."""
-    return RobotMission(mission_id="moves", robots={ROBOT: Reach()}, policy=ARM)
+    return RobotMission(mission_id=MOVES, robots={ROBOT: Reach()}, policy=ARM)
 
 
 def _word_list(folder: Path) -> Path:
