@@ -12,6 +12,7 @@ from schemas.base import Event
 from schemas.learning import (
     AppliedUpload,
     DeadLetter,
+    DeadLetterResolution,
     Evaluation,
     GradientUpload,
     Problem,
@@ -115,6 +116,7 @@ class Progress:
     """Optimizer steps and rollbacks; version 0 is none."""
     version: int | None = None
     dead_letters: int = 0
+    """Letters that nobody has requeued or dropped."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Sample groups that uploads dropped, by reason."""
     refused: Counter[str] = field(default_factory=Counter)
@@ -139,6 +141,8 @@ class Progress:
     def __post_init__(self) -> None:
         self._samples, self._versions = Rate(self.window_s), Rate(self.window_s)
         self._settled_groups = self._dead_problems = 0
+        self._letters: dict[str, str] = {}
+        """By place: of those that wait, the topic of what was counted there, else ""."""
         self._group_size: dict[str, int] = {}
         self._states: dict[str, MissionState] = {}
         self._evaluated: set[int] = set()
@@ -153,6 +157,8 @@ class Progress:
     def observe(self, record: Record) -> None:
         """Take in one decoded record; others' events and what did not decode change nothing."""
         event = record.event
+        if isinstance(event, DeadLetterResolution):
+            self._resolved(event)
         if event is None or not self._is_mine(event):
             return
         self.newest_ms = max(self.newest_ms, record.timestamp_ms)
@@ -171,10 +177,11 @@ class Progress:
             case Evaluation():
                 self._evaluation(event, record.timestamp_ms)
             case DeadLetter():
-                self.dead_letters += 1
-                self._dead_problems += self._is_problem(event)
+                self._buried(event, record.at)
 
     def _is_mine(self, event: Event) -> bool:
+        if isinstance(event, DeadLetterResolution):
+            return False
         if isinstance(event, DeadLetter):
             wanted = {"policy": self.policy, "mission-id": self.mission}
             return all(value in (None, event.headers.get(n, value)) for n, value in wanted.items())
@@ -187,12 +194,30 @@ class Progress:
             self.policy = self.policy or event.policy
         return getattr(event, "mission_id", self.mission) == self.mission
 
-    def _is_problem(self, letter: DeadLetter) -> bool:
-        """Whether the letter holds a problem that was counted, so that it is not in flight."""
-        if letter.origin_topic != PROBLEMS.name:
+    def _buried(self, letter: DeadLetter, at: str) -> None:
+        self.dead_letters += 1
+        counted = self._was_counted(letter)
+        self._letters[at] = letter.origin_topic if counted else ""
+        self._dead_problems += counted and letter.origin_topic == PROBLEMS.name
+
+    def _resolved(self, event: DeadLetterResolution) -> None:
+        """What is sent again is counted again, so the first time is taken back."""
+        topic = self._letters.pop(event.letter, None)
+        self.dead_letters -= topic is not None
+        if event.action == "requeued" and topic == PROBLEMS.name:
+            self.problems -= 1
+            self._dead_problems -= 1
+        elif event.action == "requeued" and topic == SAMPLES.name:
+            self.groups -= 1
+            # An upload has listed it as dropped.
+            self._settled_groups -= 1
+
+    def _was_counted(self, letter: DeadLetter) -> bool:
+        """Whether the letter holds a problem or a group that was counted."""
+        if letter.origin_topic not in (PROBLEMS.name, SAMPLES.name):
             return False
         try:
-            original = decode(PROBLEMS.name, base64.b64decode(letter.value_base64))
+            original = decode(letter.origin_topic, base64.b64decode(letter.value_base64))
         except (Undecodable, NewerSchema, ValueError):
             return False
         return self._is_mine(original)

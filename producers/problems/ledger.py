@@ -7,11 +7,17 @@ Counts are kept, never ids: what is in flight is what was emitted less what was 
 import base64
 from dataclasses import dataclass, field
 
-from schemas.learning import DeadLetter, Problem, UploadsRefused, WeightVersion
+from schemas.learning import (
+    DeadLetter,
+    DeadLetterResolution,
+    Problem,
+    UploadsRefused,
+    WeightVersion,
+)
 from schemas.missions import Mission, MissionControl, MissionReport, RobotMission
 from schemas.records import Partition, Record
 from schemas.tensors import ObjectRef
-from schemas.topics import MISSIONS, PROBLEMS, NewerSchema, Undecodable, decode
+from schemas.topics import MISSIONS, PROBLEMS, SAMPLES, NewerSchema, Undecodable, decode
 
 Files = dict[str, ObjectRef]
 
@@ -70,6 +76,8 @@ class Flow:
     """(mission, index) emitted by this instance and not read back yet."""
     accounted: int = 0
     dead: set[str] = field(default_factory=set)
+    again: int = 0
+    """Dead samples requeued: their uploads have accounted for them, and others will once more."""
     base: Course | None = None
     """The mission that the policy's model was made for."""
     head: WeightVersion | None = None
@@ -80,7 +88,7 @@ class Flow:
     def in_flight(self) -> int:
         """Problems emitted and neither learnt from, dropped, refused nor dead."""
         emitted = self.observed + len(self.pending)
-        return max(0, emitted - self.accounted - len(self.dead))
+        return max(0, emitted + self.again - self.accounted - len(self.dead))
 
     def next_of(self, mission_id: str) -> int:
         """The index of the mission's next problem, so also how many it has had."""
@@ -185,6 +193,8 @@ class Ledger:
                 self._accounted(event)
             case DeadLetter() as letter:
                 self._dead(letter)
+            case DeadLetterResolution(action="requeued", policy=str(policy)) as resolution:
+                self.flow(policy).again += resolution.origin.startswith(f"{SAMPLES.name}[")
 
     def _mission(self, mission: Mission, record: Record) -> None:
         if mission.mission_id not in self.courses:

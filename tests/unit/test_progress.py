@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from audit_books import ROLLOUT, BookLog, evaluation, group, mission, problem, valid
+from audit_books import ROLLOUT, BookLog, drop, evaluation, group, mission, problem, use, valid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +46,34 @@ def test_counts_of_a_policy() -> None:
     assert progress.loss == -0.5
     # p3 is a dead letter; g8 is in an open upload.
     assert progress.in_flight == {"problems": 2, "groups": 1, "uploads": 1}
+
+
+def test_what_is_sent_again_is_counted_once() -> None:
+    log = valid()
+    before = fed(Progress(policy="main"), records(log))
+    # Two of the three letters are settled in the valid log.
+    assert (before.dead_letters, before.in_flight["problems"]) == (1, 2)
+    log.put("p3-again", log["p3"].event, number=1)
+    log.settle("requeued-p3", "letter-p3", "p3-again")
+    after = fed(Progress(policy="main"), records(log))
+    assert (after.problems, after.dead_letters) == (before.problems, 0)
+    assert after.in_flight["problems"] == 3
+
+
+def test_a_group_that_is_sent_again_is_settled_once() -> None:
+    log = valid()
+    before = fed(Progress(policy="main"), records(log))
+    log.bury("letter-g8", "g8", "trainer")
+    log["u3"].edit(groups=[], dropped=[drop(log["g8"], "unreadable")])
+    log.put("g8-again", log["g8"].event, number=1)
+    log.settle("requeued-g8", "letter-g8", "g8-again")
+    after = fed(Progress(policy="main"), records(log))
+    assert (after.groups, after.in_flight["problems"]) == (6, before.in_flight["problems"])
+    # The copy waits for an upload; the first time is settled with u3, which is open.
+    assert (before.in_flight["groups"], after.in_flight["groups"]) == (1, 2)
+    log["refusal"].edit(resume={"gradient-chunks-0": 9})
+    log["u3"].edit(groups=[use(log["g8"])], dropped=[])
+    assert fed(Progress(policy="main"), records(log)).in_flight["groups"] == 1
 
 
 def test_curves_are_by_version() -> None:

@@ -28,9 +28,9 @@ from producers.missions import publish
 from producers.problems.provider import CLOSE_EVERY_S, TICK_PROBLEMS, ProblemProvider
 from schemas.effects import Bury, Unready
 from schemas.ids import is_heldout, problem_id
-from schemas.learning import Problem, Totals, WeightVersion
+from schemas.learning import DeadLetterResolution, Problem, Totals, WeightVersion
 from schemas.missions import Mission, MissionControl, MissionReport
-from schemas.records import Record
+from schemas.records import Partition, Record
 from schemas.tensors import ObjectRef
 from schemas.topics import TOPICS
 
@@ -330,6 +330,44 @@ def test_dead_problems_make_room(source: Path) -> None:
     world.bury(Bury(Record(record.partition, 99, b"k", b"no problem"), "undecodable"))
     instance.settle()
     assert len(world.problems("m1")) == 8
+
+
+def test_a_dead_sample_that_is_sent_again_is_waited_for_again(source: Path) -> None:
+    world = World()
+    instance = started(world, mission(source, budget={"problems": 6}))
+    instance.settle()
+    # The trainer lists what it buries, so the version accounts for it.
+    letter = world.bury(Bury(Record(Partition("samples", 1), 3, b"k", b"sample"), "unreadable"))
+    fields = {"letter": letter.at, "origin": "samples[1]@3", "run": "r"}
+    world.publish(DeadLetterResolution(action="requeued", policy="main", **fields))
+    world.learn("main", 6)
+    instance.settle()
+    assert not world.reports("drained")
+    world.learn("main", 1)
+    instance.settle()
+    assert world.reports("drained")
+
+
+@pytest.mark.parametrize(
+    ("action", "origin", "policy"),
+    [
+        ("dropped", "samples[1]@3", "main"),
+        ("requeued", "problems[1]@3", "main"),
+        ("requeued", "samples[1]@3", None),
+        ("requeued", "elsewhere", "main"),
+    ],
+)
+def test_other_words_on_letters_are_not_waited_for(
+    source: Path, action: Any, origin: str, policy: str | None
+) -> None:
+    world = World()
+    instance = started(world, mission(source, budget={"problems": 6}))
+    instance.settle()
+    fields = {"letter": "dead-letters[0]@0", "origin": origin, "run": "r", "policy": policy}
+    world.publish(DeadLetterResolution(action=action, **fields))
+    world.learn("main", 6)
+    instance.settle()
+    assert world.reports("drained")
 
 
 def test_the_budget_is_kept_and_the_mission_drained(source: Path) -> None:
