@@ -1,5 +1,6 @@
 """Sends the selected records into the sandbox, at the recorded pace or as fast as it goes."""
 
+import gc
 import os
 import sys
 import time
@@ -150,9 +151,13 @@ def _attentive() -> Iterator[None]:
     """
     before_s, undo = sys.getswitchinterval(), _come_first()
     sys.setswitchinterval(_SWITCH_S)
+    # A full collection of what a program has loaded takes longer than a record may be late.
+    gc.collect()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         sys.setswitchinterval(before_s)
         undo()
 
@@ -164,4 +169,4 @@ def _come_first() -> Callable[[], None]:
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except (OSError, AttributeError):
         return lambda: None
-    return lambda: os.sched_setscheduler(0, *before)
+    return lambda: os.sched_setscheduler(0, before[0] | os.SCHED_RESET_ON_FORK, before[1])

@@ -10,6 +10,7 @@ BENCHES = {
     "latency": ("infra.cli.bench_latency", "latency"),
     "loop": ("infra.cli.bench_loop", "loop"),
     "fusion": ("infra.cli.bench_fusion", "fusion"),
+    "replay": ("infra.cli.bench_replay", "replay"),
     "swaps": ("infra.cli.bench_swaps", "swaps"),
 }
 """Name: the module and the function in it."""
