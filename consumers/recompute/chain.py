@@ -19,13 +19,14 @@ from consumers.recompute.evidence import (
     OtherEnvironment,
     completed,
     must_be_alike,
+    must_hash,
     threads_of,
 )
 from consumers.recompute.index import Index, Report, nothing, proof_topics
 from consumers.recompute.report import ChainReport, Finding, VersionProof, What
 from consumers.recompute.sampling import Sampling
 from consumers.recompute.upload import gradient_again, must_be_read, sample_of
-from consumers.recompute.version import Evidence, gather, made_again
+from consumers.recompute.version import Evidence, gather, made_again, names_parent
 from infra.log import Log
 from infra.store import MissingObject, ObjectStore
 from schemas.effects import BadObject, Processor
@@ -162,7 +163,7 @@ class Chain:
         target = completed(target, self._store, parent.at)
         mission = self._index.mission(target.mission_id, record.at)
         self._compare(record, event, manifest.of_rollback(target, mission, self._request(event)))
-        self._names_parent(parent, event)
+        must_hash(parent, event.parent_sha256 or "", names_parent(record, event.version))
         self._index.must_be_kept(self._policy, (event.version,))
         self._proof.sha256 = {n: r.sha256 for n, r in {**target.shards, **target.optimizer}.items()}
 
@@ -193,12 +194,6 @@ class Chain:
     def _compare(self, record: Record, event: WeightVersion, expected: manifest.Fields) -> None:
         for why in manifest.differing(event, expected):
             self._find("record", record.at, why)
-
-    def _names_parent(self, parent: Record, event: WeightVersion) -> None:
-        from consumers.recompute.evidence import must_hash
-
-        what = f"version {event.version} names its parent"
-        must_hash(parent, event.parent_sha256 or "", what)
 
     # -- objects ----------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ def nothing(what: str, done: int, of: int) -> None:
 
 
 class Index:
-    """Looks up records; `damaged` says of places why the record is not what was written there."""
+    """Looks up the records of one policy, or of all."""
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
@@ -45,7 +45,8 @@ class Index:
         self._batches: dict[str, list[Place]] = defaultdict(list)
         self._groups: dict[str, list[Place]] = defaultdict(list)
         self._sampled: dict[tuple[str, int], list[str]] = defaultdict(list)
-        self.damaged: dict[str, str] = {}
+        self._damaged: dict[str, str] = {}
+        self._undecoded: list[str] = []
         self.dead: set[str] = set()
         """Where records lie that became dead letters."""
 
@@ -82,7 +83,9 @@ class Index:
         if policy is not None and policy not in (named, header):
             return
         if why := fault(record):
-            self.damaged[record.at] = why
+            self._damaged[record.at] = why
+        elif record.event is None:
+            self._undecoded.append(record.at)
         self._shelf.add(record)
         self._enter(record, (record.partition, record.offset))
 
@@ -107,6 +110,12 @@ class Index:
                     if group.batch.batch_id not in self._batches:
                         self._sampled[group.policy, group.version].append(group.batch.batch_id)
                     self._batches[group.batch.batch_id].append(place)
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Places where the record is not what was written there, and why it cannot be."""
+        why = "it does not decode, and no dead letter says so"
+        return self._damaged | {at: why for at in self._undecoded if at not in self.dead}
 
     # -- by place ---------------------------------------------------------------------------
 

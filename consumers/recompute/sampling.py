@@ -121,7 +121,9 @@ def _problem(index: Index, record: Record, group: SampleGroup) -> Record:
                 f"{record.at}: {problem.at} is problem {problem.event.problem_id}, the group is of "
                 f"{group.problem_id}"
             )
-    raise NotReproduced(f"{record.at}: no problem of the log ends its source {group.source}")
+    raise NotReproduced(
+        f"{record.at}: no problem of the log that decodes ends its source {group.source}"
+    )
 
 
 def _dry(effect: Effect, store: ObjectStore, outputs: Outputs) -> object:

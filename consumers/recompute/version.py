@@ -96,12 +96,17 @@ def gather(index: Index, version: int, store: ObjectStore, policy: str | None) -
         )
     index.must_be_kept(manifest.policy, (manifest.version, manifest.parent))
     parent_record, parent = index.version(manifest.parent, manifest.policy)
-    must_hash(parent_record, manifest.parent_sha256 or "", f"version {version} names its parent")
+    must_hash(parent_record, manifest.parent_sha256 or "", names_parent(record, version))
     what = f"version {version} of {manifest.policy}"
     manifest, parent = completed(manifest, store, what), completed(parent, store, what)
     uploads = [completed(_upload(index, applied), store, what) for applied in manifest.uploads]
     mission = index.mission(manifest.mission_id, record.at)
     return Evidence(manifest, parent, uploads, mission)
+
+
+def names_parent(record: Record, version: int) -> str:
+    """Who names a parent, for the message where that is another."""
+    return f"version {version} ({record.at}) names its parent"
 
 
 def _upload(index: Index, applied: AppliedUpload) -> GradientUpload:
