@@ -67,5 +67,6 @@ def show(
             printer(record)
             progress.found()
         if not printer.printed:
-            say(f"cat: no record of {name} is in {range_ if offset is None else topic} and passes")
-            say("  transactions take offsets too; `ralo tail --no-follow -n 1` shows the newest")
+            say(f"cat: no record of {name} is in {range_ if offset is None else topic} and passes;")
+            newest = f"ralo tail {name.replace(',', ' ')} --no-follow -n 1"
+            say(f"  markers of transactions take offsets too: `{newest}` shows the newest record")
