@@ -103,6 +103,8 @@ def _names(text: str, policies: Iterable[str]) -> Iterator[Name]:
 
 def _unknown(text: str, names: Iterable[Name], reading: Reading) -> str:
     kinds = [name.kind for name in names]
+    if not kinds and _VERSION.match(text):
+        return f"{text}: no policy has a version yet; {reading.reach(WEIGHT_HEADS.name)}"
     if not kinds:
         forms = ", ".join(f"{kind}:{form}" for kind, form in KINDS.items())
         return f"{text!r} is no id: it is topic[partition]@offset, or {forms}"

@@ -47,11 +47,17 @@ class Resolver:
         looks = [look for name in unknown for look in where(name)]
         for sweep in sweeps(self._reading, looks):
             enough = _enough(unknown, sweep.partition)
-            for record in sweep.records():
-                self.open(record)
-                if enough and enough <= self._named.keys():
-                    break
+            self._name(sweep.records(), enough)
+            # A copy of a part of the log, as in a sandbox, may begin anywhere.
+            if sweep.start and not all(name in self._named for name in unknown):
+                self._name(sweep.records(0, sweep.start), enough)
         return {name: self._named.get(name, []) for name in wanted}
+
+    def _name(self, records: Iterable[Record], enough: set[Name]) -> None:
+        for record in records:
+            self.open(record)
+            if enough and enough <= self._named.keys():
+                return
 
     def _places(self, places: list[Place], found: dict[Target, list[Found]]) -> None:
         known = [place for place in places if place.at in self._found]
