@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from simulation_report import pytest_terminal_summary  # noqa: F401 - a hook of pytest
 
 from infra.embedded.stack import Endpoints, Stack
 from infra.settings import Settings

@@ -1,6 +1,5 @@
 """The transactional producer in memory, with the faults that a network has."""
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from infra.log import Aborted, Doubtful, Fenced, LogError, Mark, Membership, Message, Point
@@ -81,6 +80,9 @@ class MemoryWriter:
             except Doubtful:
                 raise
             except LogError:
-                with contextlib.suppress(Fenced):
+                try:
                     self._cluster.end(self._id, self._epoch, commit=False)
+                except Fenced:
+                    # Kafka's client too is of no use once its epoch is over.
+                    self._usable = False
                 raise

@@ -1,0 +1,31 @@
+"""The option that runs one seed alone, and quiet while thousands run."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, help="run this seed of the simulation and tell all of it")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With a seed, nothing but that seed; without one, all but that."""
+    alone = config.getoption("--seed", None) is not None
+    left = [i for i in items if "simulation" in i.path.parts and _is_alone(i) != alone]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.name == "test_the_seed"
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """What processors say of faults is wanted by nobody here."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)

@@ -1,0 +1,72 @@
+"""What must hold when all is calm, whatever happened before."""
+
+from collections import Counter
+
+from sim_store import Checker
+from sim_world import World
+
+from consumers.audit.log import audit_log
+from consumers.read import read
+from consumers.recompute import CannotRecompute, NotReproduced, recompute_upload, recompute_version
+from schemas.learning import DeadLetter, GradientUpload, Problem, SampleGroup, WeightVersion
+from schemas.records import Record
+
+_PROOF = ("missions", "samples", "gradient-chunks", "weight-versions")
+
+
+def judge(world: World, proofs: bool) -> None:
+    """Note every breach in the world's tally."""
+    report = audit_log(world.log, Checker(world.store))
+    for one in report.invariants:
+        if one.broken:
+            world.breach(f"audit: {one.name}: {'; '.join(one.first)}")
+    if any(report.in_flight.model_dump().values()):
+        world.breach(f"audit: on its way still: {report.in_flight}")
+    _outcomes(world)
+    _uses(world)
+    if proofs:
+        _proofs(world)
+
+
+def _records(world: World, *topics: str) -> list[Record]:
+    return [record for topic in topics for record in read(topic, log=world.log)]
+
+
+def _outcomes(world: World) -> None:
+    """Each problem has one outcome."""
+    problems = {r.at: r.event for r in _records(world, "problems") if isinstance(r.event, Problem)}
+    groups = [r.event for r in _records(world, "samples") if isinstance(r.event, SampleGroup)]
+    letters = [r.event for r in _records(world, "dead-letters") if isinstance(r.event, DeadLetter)]
+    dead = [problems[d.at].problem_id for d in letters if d.at in problems]
+    outcomes = Counter([*(g.problem_id for g in groups), *dead])
+    for problem in problems.values():
+        if outcomes[problem.problem_id] != 1:
+            world.breach(f"{problem.problem_id} has {outcomes[problem.problem_id]} outcomes")
+
+
+def _uses(world: World) -> None:
+    """Versions are gap-free, and no group is in two applied uploads."""
+    records = _records(world, "gradient-chunks", "weight-versions")
+    versions = [r.event for r in records if isinstance(r.event, WeightVersion)]
+    if [v.version for v in versions] != list(range(len(versions))):
+        world.breach(f"versions {[v.version for v in versions]}")
+    uploads = {r.at: r.event for r in records if isinstance(r.event, GradientUpload)}
+    applied = [uploads[a.at] for v in versions for a in v.uploads if a.at in uploads]
+    uses = Counter(use.group_id for upload in applied for use in upload.groups)
+    for group_id, count in uses.items():
+        if count != 1:
+            world.breach(f"group {group_id} was learnt from {count} times")
+
+
+def _proofs(world: World) -> None:
+    """Every version and every upload can be made again."""
+    records = _records(world, *_PROOF)
+    try:
+        for record in records:
+            event = record.event
+            if isinstance(event, WeightVersion) and event.kind == "step":
+                recompute_version(records, world.store, event.version)
+            if isinstance(event, GradientUpload) and event.count("chunks"):
+                recompute_upload(records, world.store, record.at)
+    except (NotReproduced, CannotRecompute) as error:
+        world.breach(f"proof: {error}")

@@ -1,0 +1,233 @@
+"""A world of processes on a log and a store in memory, and what befalls them, by a seed.
+
+While the storm lasts, processes are killed, frozen, doubled and stopped, sessions and transactions
+end, and requests to broker and store go wrong. Then it is calm, and all must come to its end.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sim_store import Weather
+from sim_time import Killed, Task, Time
+
+from infra import envelope
+from infra.memory.cluster import Faults, MemoryCluster
+from infra.memory.log import MemoryLog
+from infra.memory.store import MemoryStore
+from schemas.base import Event
+
+SESSION_S = 10.0
+"""After so long without a sign of life a process is out of its group, its transaction aborted."""
+TORN = ("provider", "trainer", "aggregator")
+"""Whose outputs may be committed without their offsets: what they then publish again is known."""
+QUIET_S = 4.0
+LIMIT_S = 500.0
+
+
+@dataclass(frozen=True)
+class Odds:
+    """How likely it is, at each point that is passed while the storm lasts."""
+
+    kill: float = 0.03
+    freeze: float = 0.005
+    others: float = 0.1
+    """That others go on meanwhile."""
+    torn: float = 0.5
+    """That a commit request which was kept back arrives between outputs and offsets of the next."""
+
+
+@dataclass
+class Tally:
+    """What happened in a seed."""
+
+    passed: Counter[str] = field(default_factory=Counter)
+    killed: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    history: list[str] = field(default_factory=list)
+    breaches: list[str] = field(default_factory=list)
+
+
+class Life:
+    """One process, from its start to its end, however that comes."""
+
+    def __init__(self, slot: "Slot") -> None:
+        self.slot, self.world, self.name = slot, slot.world, slot.name
+        self.stopping = False
+        self.task: Task = self.world.time.spawn(slot.name, self._live)
+
+    @property
+    def current(self) -> bool:
+        """Whether its supervisor knows no newer one."""
+        return self.slot.life is self
+
+    def at(self, point: str) -> None:
+        """Told of each point that it passes; raises `Killed`."""
+        self.world.passed(self, point)
+
+    def is_set(self) -> bool:
+        """Whether it was told to stop: what a process's event is asked."""
+        return self.stopping
+
+    def _live(self) -> None:
+        try:
+            self.slot.work(self)
+        except Killed:
+            self.world.say(f"{self.name} is dead")
+        except Exception as error:
+            self.world.breach(f"{self.name} died of {type(error).__name__}: {error}")
+        self.slot.ended(self)
+
+
+class Slot:
+    """A place for one process, which is started again whenever it has ended."""
+
+    def __init__(
+        self, world: "World", kind: str, number: int, work: Callable[[Life], None], group: str = ""
+    ) -> None:
+        self.world, self.kind, self.name, self.work = world, kind, f"{kind}-{number}", work
+        self._transactional_id = f"{group}.{self.name}" if group else ""
+        self.life: Life | None = None
+
+    def start(self) -> None:
+        """Start a process, whatever became of the one before."""
+        self.world.say(f"{self.name} starts")
+        self.life = Life(self)
+
+    def ended(self, life: Life) -> None:
+        """Start it again; where that takes longer than a session, its partitions move."""
+        if not life.current:
+            return
+        world, away_s = self.world, 0.5
+        if world.storm:
+            away_s = world.random.choice((0.5, 3.0, 20.0)) * world.random.random()
+        world.time.call(SESSION_S, lambda: self.expire() if life.current else None)
+        world.time.call(away_s, self.start)
+
+    def expire(self) -> None:
+        """What the broker does when it has heard nothing for too long."""
+        if self._transactional_id:
+            self.world.say(f"{self.name}: its session and its transaction are over")
+            self.world.log.expire(self.name)
+            self.world.log.time_out(self._transactional_id)
+
+
+class World:
+    """Log, store and processes of one seed."""
+
+    def __init__(self, seed: int, cluster: MemoryCluster, store: MemoryStore, odds: Odds) -> None:
+        self.random = random.Random(seed)
+        self.time, self.tally, self.odds = Time(), Tally(), odds
+        self.cluster, self.store = cluster, store
+        cluster.now, cluster.wait = self.time.now, self.idle
+        self.log = MemoryLog("", cluster)
+        self.weather = Weather(self.time.sleep)
+        self.slots: list[Slot] = []
+        self.lives: list[Life] = []
+        self.storm = False
+        self.is_done: Callable[[], bool] = lambda: True
+        self._seen = (0, 0.0)
+
+    # -- what processes do ------------------------------------------------------------------
+
+    def passed(self, life: Life, point: str) -> None:
+        """A process comes by a point at which things may happen to it."""
+        name = f"{life.slot.kind}: {point}"
+        self.tally.passed[name] += 1
+        if not self.storm:
+            return
+        odds, drawn = self.odds, self.random.random()
+        torn = point == "sent_outputs" and life.slot.kind in TORN and self.cluster._late
+        if torn and drawn < odds.torn:
+            self.fault("torn", f"{life.name}: an old request to commit arrives at {point}")
+            self.log.deliver_late()
+            drawn = self.random.random() / 10
+        if drawn < odds.kill:
+            self.tally.killed[name] += 1
+            self.say(f"{life.name} is killed at {point}")
+            raise Killed
+        if drawn < odds.kill + odds.freeze:
+            self._freeze(life, point)
+        elif drawn < odds.kill + odds.freeze + odds.others:
+            self.time.sleep(self.random.random())
+
+    def idle(self, seconds: float) -> None:
+        """Wait, longer than asked for: a moment without work is of no interest."""
+        if seconds > 0:
+            self.time.sleep(max(seconds, self.random.uniform(0.4, 1.6)))
+
+    def _freeze(self, life: Life, where: str) -> None:
+        """A process does not go on for a while, and may be taken for dead meanwhile."""
+        self.fault("freeze", f"{life.name} is frozen at {where}")
+        frozen = [True]
+        self.time.call(
+            SESSION_S, lambda: life.slot.expire() if frozen[0] and life.current else None
+        )
+        self.time.sleep(self.random.uniform(1.0, 3.0 * SESSION_S))
+        frozen[0] = False
+
+    # -- storm and calm ---------------------------------------------------------------------
+
+    def begin_storm(self, seconds: float) -> None:
+        """Let things happen from now on, for so long."""
+        self.storm = True
+        self.time.call(seconds, self._calm)
+
+    def _calm(self) -> None:
+        self.say("calm from here on")
+        self.storm = False
+        self.cluster.faults = Faults()
+        self.log.deliver_late()
+        self.weather.clear()
+        for life in self.lives:
+            if not life.current:
+                self.time.kill(life.task)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Stop once nothing has been written for a while and all is done."""
+        size = sum(part.end for parts in self.cluster.topics.values() for part in parts)
+        if size != self._seen[0]:
+            self._seen = (size, self.time.now_s)
+        quiet = self.time.now_s - self._seen[1] >= QUIET_S
+        if quiet and len(self.living()) == len(self.slots) and self.is_done():
+            self.time.stop()
+        else:
+            self.time.call(1.0, self._watch)
+
+    def run(self) -> None:
+        """Let all processes work until they are done."""
+        for slot in self.slots:
+            slot.start()
+        try:
+            if not self.time.run(LIMIT_S):
+                self.breach(f"not done after {LIMIT_S:.0f} s")
+        finally:
+            self.storm = False
+            self.time.close()
+
+    def living(self) -> list[Life]:
+        """The newest process of each slot that has one alive."""
+        lives = [slot.life for slot in self.slots]
+        return [life for life in lives if life is not None and not life.task.ended]
+
+    # -- what is told -----------------------------------------------------------------------
+
+    def submit(self, *events: Event) -> None:
+        """Append events, as a person does."""
+        self.log.append([envelope.message(event) for event in events])
+
+    def fault(self, name: str, text: str) -> None:
+        """Note that something goes wrong now."""
+        self.tally.faults[name] += 1
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        """Note what happens, for whoever wants to know why a seed fails."""
+        self.tally.history.append(f"{self.time.now_s % 1e5:9.2f} s  {text}")
+
+    def breach(self, text: str) -> None:
+        """Note what must not be."""
+        self.say(f"BREACH {text}")
+        self.tally.breaches.append(text)
