@@ -28,9 +28,9 @@ WORDS: dict[str, str] = {
     "controller": "a command made after it",
     "supervisor": "all learners run anew, and each policy has a version made after that",
     "kafka": "a sample group made after it is committed",
-    "minio": "a second weight version made after it, for the first one's objects may be older",
+    "minio": "the third upload of two trainers made after it: the first ones' chunks may be older",
     "network": "a sample group made after its end is committed",
-    "slow-store": "a second weight version made after its end",
+    "slow-store": "as after an outage of the store, from its end on",
 }
 """What counts as recovered, for people."""
 
@@ -118,11 +118,18 @@ def _of_robot(kind: str, since_ms: float, boot_id: str) -> Evidence | None:
     return None
 
 
-def after_outage(server: str, since_ms: float) -> Evidence:
-    """What shows that work goes on after this server was away until that moment."""
+def after_outage(server: str, since_ms: float, policy: str, trainers: int) -> Evidence:
+    """What shows that work goes on after this server was away from that moment on.
+
+    `policy` is one with so many trainers: each may have stored one upload's chunks before.
+    """
     if server == "kafka":
         return Evidence(since_ms, lambda e: isinstance(e, SampleGroup))
-    return Evidence(since_ms, lambda e: isinstance(e, WeightVersion), times=2)
+    return Evidence(
+        since_ms,
+        lambda e: isinstance(e, GradientUpload) and e.policy == policy and e.count("chunks") > 0,
+        times=trainers + 1,
+    )
 
 
 def versions_of_all(policies: Collection[str], since_ms: float) -> Evidence:

@@ -34,7 +34,7 @@ KINDS = (*PROCESSES, SUPERVISOR, KAFKA, MINIO, NETWORK, SLOW_STORE, CLOCK)
 
 EVERY_S: Mapping[str, float] = {
     **dict.fromkeys(PROCESSES, 18.0),
-    SUPERVISOR: 90.0,
+    SUPERVISOR: 150.0,
     KAFKA: 110.0,
     MINIO: 90.0,
     NETWORK: 45.0,

@@ -141,14 +141,14 @@ def _run(stack: Any, path: Path, seed: int, minutes: float, kinds: str) -> "Chao
 def _through(run: "ChaosRun", stack: Any) -> "tuple[list[FaultLine], RunLine]":
     """Faults, the end of the missions, audit and proofs."""
     from infra.cli import chaos_world
-    from infra.cli.chaos_proof import proof_of
+    from infra.cli.chaos_proof import proofs
 
     with _first_ctrl_c(run):
         faults = run.break_things()
         run.drain()
         books = run.books()
-        proofs = [proof_of(stack.log, stack.store, p, _say) for p in chaos_world.POLICIES]
-        return faults, run.line(faults, books, proofs)
+        found = proofs(stack.config, chaos_world.POLICIES, _say)
+        return faults, run.line(faults, books, found)
 
 
 @contextlib.contextmanager

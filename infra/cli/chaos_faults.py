@@ -28,7 +28,7 @@ from infra.store import StoreUnavailable
 from schemas.partitioner import partition_for
 from schemas.topics import EVALUATIONS
 
-RECOVER_S = 120.0
+RECOVER_S = 180.0
 """How long something may take to be back; longer is a breach."""
 THERE_S = 60.0
 """How long a process that is to be killed is waited for: it may have died of another fault."""
@@ -251,7 +251,11 @@ class Faults:
         self._stack.servers.kill(fault.target)
         time.sleep(fault.seconds)
         self._bring_up()
-        return at_ms, self._watch.expect(after_outage(fault.target, at_ms))
+        return at_ms, self._served(fault.target, at_ms)
+
+    def _served(self, server: str, at_ms: float) -> Awaited:
+        trainers = world.SCALE["trainer"]
+        return self._watch.expect(after_outage(server, at_ms, world.WORDS, trainers))
 
     def _bring_up(self) -> None:
         until_s = time.monotonic() + RECOVER_S
@@ -271,10 +275,10 @@ class Faults:
             time.sleep(fault.seconds)
         finally:
             self._stack.servers.thaw(fault.target)
-        return at_ms, self._watch.expect(after_outage(fault.target, at_ms))
+        return at_ms, self._served(fault.target, at_ms)
 
     def _spoil(self, fault: Fault, way: Proxy) -> tuple[float, Awaited]:
-        self._outages.append(Outage(fault.kind, _now_ms()))
+        self._outages.append(outage := Outage(fault.kind, _now_ms()))
         try:
             if fault.toxic == "down":
                 way.down()
@@ -285,7 +289,8 @@ class Faults:
         finally:
             way.clear()
             way.up()
-        return (end_ms := _now_ms()), self._watch.expect(after_outage(fault.target, end_ms))
+        outage.ended_ms = _now_ms()
+        return outage.ended_ms, self._served(fault.target, outage.ended_ms)
 
     def _jump(self, fault: Fault) -> tuple[float, Awaited]:
         pid, boot_id = self._stack.pid_of(fault.target), self._watch.boot_id

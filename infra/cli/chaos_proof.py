@@ -1,12 +1,17 @@
 """The proof at the end of a fault run: every version of every policy again, from its samples."""
 
+import multiprocessing
+import signal
+import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 from consumers.reliability.ledger import Proof
 from infra.cli.chaos_stack import Say
-from infra.log import Log
-from infra.store import ObjectStore
+from infra.connect import connect_log, connect_store
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from consumers.recompute.report import ChainReport
@@ -14,18 +19,30 @@ if TYPE_CHECKING:
 SAY_EVERY_S = 5.0
 
 
-def proof_of(log: Log, store: ObjectStore, policy: str, say: Say) -> Proof:
-    """What the full proof of a policy's chain found: samples to gradients to weights."""
+def proofs(config: Settings, policies: Sequence[str], say: Say) -> list[Proof]:
+    """What the full proof of each policy's chain found, each in a process of its own."""
+    say(f"proving every version of {' and '.join(policies)}")
+    processes = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(policies), mp_context=processes) as pool:
+        return list(pool.map(_proof, [config] * len(policies), policies))
+
+
+def _proof(config: Settings, policy: str) -> Proof:
+    """The proof of a policy's chain: samples to gradients to weights."""
     from consumers.recompute import verify_chain
 
+    # A Ctrl-C at the terminal is for the run, which ends this.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     said_s = time.monotonic()
 
     def report(what: str, done: int, of: int) -> None:
         nonlocal said_s
         if time.monotonic() - said_s > SAY_EVERY_S:
             said_s = time.monotonic()
-            say(f"  proving {policy}: {what} {done:,} of {of:,}")
+            line = f"chaos:   proving {policy}: {what} {done:,} of {of:,}"
+            print(line, file=sys.stderr, flush=True)
 
+    log, store = connect_log(config), connect_store(config)
     return _in_short(verify_chain(log, store, policy, full=True, report=report))
 
 

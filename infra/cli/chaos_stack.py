@@ -38,7 +38,7 @@ class ChaosStack:
         self._inside = self._through_proxy(config)
         self.log: Log = connect_log(config)
         self.store: ObjectStore = connect_store(config)
-        self._config = config
+        self.config = config
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._wanted = False
@@ -59,8 +59,8 @@ class ChaosStack:
     def start(self) -> None:
         """Have the supervisor run all that there is to break, and come back where it is killed."""
         robot, place = world.robot_files(self.folder)
-        supervision.write_scale(self._config, world.SCALE)
-        robots.keep(self._config, [robot], [place])
+        supervision.write_scale(self.config, world.SCALE)
+        robots.keep(self.config, [robot], [place])
         self._wanted = True
         self.keep_supervisor()
 
@@ -69,7 +69,7 @@ class ChaosStack:
         with self._lock:
             if not self._wanted or (self._supervisor and self._supervisor.poll() is None):
                 return
-            log = supervision.log_file(self._config, "supervisor")
+            log = supervision.log_file(self.config, "supervisor")
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 self._supervisor = subprocess.Popen(
@@ -87,7 +87,7 @@ class ChaosStack:
         there = self.servers.proxied
         return {
             "RALO_STATE_DIR": str(self.folder),
-            "RALO_CACHE_DIR": str(self._config.cache_dir),
+            "RALO_CACHE_DIR": str(self.config.cache_dir),
             "RALO_KAFKA__BOOTSTRAP_SERVERS": there.kafka,
             "RALO_S3__ENDPOINT": there.s3.address,
             "RALO_S3__ACCESS_KEY": there.s3.access_key,
@@ -100,7 +100,7 @@ class ChaosStack:
 
     def stop_robots(self) -> None:
         """Keep no robot any longer; the supervisor ends their processes."""
-        robots.release(self._config)
+        robots.release(self.config)
 
     def stop(self) -> None:
         """Stop the supervisor and with it all processes."""
@@ -111,7 +111,7 @@ class ChaosStack:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_S)
-        supervision.stop(self._config, self._say)
+        supervision.stop(self.config, self._say)
 
     def close(self) -> None:
         """Stop everything."""
@@ -121,7 +121,7 @@ class ChaosStack:
     @property
     def views(self) -> str:
         """Where the orchestrator answers."""
-        return f"{self._config.bind_host}:{(self.folder / 'http-port').read_text()}"
+        return f"{self.config.bind_host}:{(self.folder / 'http-port').read_text()}"
 
     # -- the processes ------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class ChaosStack:
             return process.pid if process and process.poll() is None else None
         if target.startswith("link@"):
             return self._link_of(target.removeprefix("link@"))
-        for row in supervision.processors_status(self._config):
+        for row in supervision.processors_status(self.config):
             if row["processor"] == target and row["state"] == "running":
                 return int(row["pid"])
         return None

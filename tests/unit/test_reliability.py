@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -93,12 +94,17 @@ def test_a_fault_says_what_it_does() -> None:
 # --- what counts as being back
 
 
+def made(kind: type[Event], **fields: Any) -> Event:
+    """An event of which only these fields matter."""
+    return kind.model_construct(**fields)
+
+
 def record(topic: str, event: Event, at_ms: int, partition: int = 0) -> Record:
     return Record(Partition(topic, partition), 0, b"k", b"", timestamp_ms=at_ms, event=event)
 
 
-def group(policy: str = "words") -> SampleGroup:
-    return SampleGroup.model_construct(policy=policy, problem_id="p", use=0)
+def group(policy: str = "words") -> Event:
+    return made(SampleGroup, policy=policy, problem_id="p", use=0)
 
 
 def evidence(kind: str, target: str, boot_id: str = "") -> Evidence:
@@ -108,7 +114,7 @@ def evidence(kind: str, target: str, boot_id: str = "") -> Evidence:
 
 
 def test_what_was_made_before_the_kill_shows_nothing() -> None:
-    wanted = after_outage("kafka", 1000.0)
+    wanted = after_outage("kafka", 1000.0, "words", 2)
     assert not wanted.sees(record("samples", group(), 999))
     assert not wanted.sees(record("samples", group(), 1000))
     assert wanted.sees(record("samples", group(), 1001))
@@ -126,7 +132,7 @@ def test_a_trainer_is_back_with_an_upload_of_its_own_name() -> None:
     wanted = evidence("trainer", "trainer-1@words")
 
     def upload(policy: str, trainer: str) -> Record:
-        event = GradientUpload.model_construct(policy=policy, trainer=trainer)
+        event = made(GradientUpload, policy=policy, trainer=trainer)
         return record("gradient-chunks", event, 2000)
 
     assert not wanted.sees(upload("words", "trainer-host-0"))
@@ -138,7 +144,7 @@ def test_an_actuator_is_back_with_another_boot() -> None:
     wanted = evidence("actuator", "actuator@arm-1", "b1")
 
     def said(boot_id: str) -> Record:
-        return record("feedback", Feedback.model_construct(boot_id=boot_id), 2000)
+        return record("feedback", made(Feedback, boot_id=boot_id), 2000)
 
     assert not wanted.sees(said("b1"))
     assert wanted.sees(said("b2"))
@@ -148,20 +154,31 @@ def test_a_world_is_back_with_readings_that_the_dead_one_cannot_have_sent() -> N
     wanted = evidence("world", "world-lab")
 
     def frame(at_ms: int, readings: list[object]) -> Record:
-        return record("sensor-frames", SensorFrame.model_construct(readings=readings), at_ms)
+        return record("sensor-frames", made(SensorFrame, readings=readings), at_ms)
 
     assert not wanted.sees(frame(1001 + WORLD_LATE_MS, []))
     assert not wanted.sees(frame(1000 + WORLD_LATE_MS, [object()]))
     assert wanted.sees(frame(1001 + WORLD_LATE_MS, [object()]))
 
 
-def test_a_store_is_back_with_the_second_version_and_a_supervisor_with_one_of_each_policy() -> None:
-    def version(policy: str) -> Record:
-        return record("weight-versions", WeightVersion.model_construct(policy=policy), 2000)
+def test_a_store_is_back_with_more_uploads_than_may_have_been_stored_before() -> None:
+    wanted = after_outage("minio", 1000.0, "words", 2)
 
-    store, supervisor = after_outage("minio", 1000.0), versions_of_all(("words", "arm"), 1000.0)
-    assert [store.sees(version("words")) for _ in range(2)] == [False, True]
-    assert [supervisor.sees(version(p)) for p in ("arm", "arm", "words")] == [False, False, True]
+    def upload(policy: str, chunks: list[object]) -> Record:
+        event = made(GradientUpload, policy=policy, chunks=chunks, spilled=None)
+        return record("gradient-chunks", event, 2000)
+
+    seen = [upload("words", [1]), upload("arm", [1]), upload("words", []), upload("words", [1])]
+    assert not any(wanted.sees(one) for one in seen)
+    assert wanted.sees(upload("words", [1]))
+
+
+def test_a_supervisor_is_back_with_a_version_of_each_policy() -> None:
+    def version(policy: str) -> Record:
+        return record("weight-versions", made(WeightVersion, policy=policy), 2000)
+
+    wanted = versions_of_all(("words", "arm"), 1000.0)
+    assert [wanted.sees(version(p)) for p in ("arm", "arm", "words")] == [False, False, True]
 
 
 def test_what_the_log_does_not_tell_has_no_evidence() -> None:
