@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from consumers.trace import Traced
     from consumers.trace.outline import Item, Way
+    from infra.settings import Settings
+    from infra.store import Bucket
 
 QUIET_S = 2.0
 """A trace that takes no longer says nothing of its progress."""
@@ -51,7 +53,7 @@ def trace(
     Say `ralo trace main@7 --up` for the samples that made version 7.
     """
     from consumers.trace import trace as follow
-    from infra.connect import connect_log, connect_store
+    from infra.connect import connect_log
     from infra.settings import settings
 
     config, progress = settings(), _Progress()
@@ -61,7 +63,7 @@ def trace(
     traced = follow(
         " ".join(id),
         connect_log(config),
-        connect_store(config),
+        _store(config),
         policy=policy,
         up="up" in ways,
         down="down" in ways,
@@ -76,6 +78,17 @@ def trace(
         _draw(traced, ways, every, mermaid)
     else:
         show(traced, ways, every)
+
+
+def _store(config: Settings) -> Bucket | None:
+    """The store; a trace without one says what it could not read there."""
+    from infra.connect import connect_store
+    from infra.settings import SettingsError
+
+    try:
+        return connect_store(config)
+    except SettingsError:
+        return None
 
 
 class _Progress:
