@@ -146,7 +146,7 @@ class S3Store:
         """How many bytes the object has, or None where there is none."""
         try:
             with _translated(key):
-                return int(self._client.stat_object(self.bucket, key).size)
+                return self._client.stat_object(self.bucket, key).size or 0
         except MissingObject:
             return None
 
