@@ -5,21 +5,24 @@ A sandbox is a namespace of topics, groups and transactional ids, and an overlay
 """
 
 import re
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from infra import provision as provisioning
 from infra.connect import connect_store
 from infra.kafka import config as kafka
 from infra.kafka.config import translate
+from infra.log import LogError
 from infra.overlay import SANDBOX
 from infra.settings import Settings, SettingsError, kafka_bootstrap
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}")
 _WAIT_S = 10.0
+_PAUSE_S = 0.5
 
 
 def namespace_of(name: str) -> str:
@@ -59,18 +62,17 @@ def sandboxes(config: Settings) -> list[str]:
 def remove(config: Settings, name: str) -> int:
     """Delete a sandbox's topics, groups and objects; answers how many objects.
 
-    No process may be at work in it. Raises `LogUnavailable`, `StoreUnavailable`.
+    No process may be at work in it; one that has just ended is waited for. Raises `LogError`,
+    `StoreUnavailable`.
     """
     inside = settings_for(config, name)
     admin, prefix = _admin(config), inside.namespace
     try:
+        _delete_groups(admin, prefix)
         topics = [topic for topic in _topics(config) if topic.startswith(prefix)]
-        listed = admin.list_consumer_groups().result(_WAIT_S).valid
-        groups = [g.group_id for g in listed if g.group_id.startswith(prefix)]
-        if groups:
-            _done(admin.delete_consumer_groups(groups))
         if topics:
             _done(admin.delete_topics(topics, operation_timeout=_WAIT_S))
+            _until_gone(config, set(topics))
     except KafkaException as error:
         raise translate(error, f"remove sandbox {name}") from error
     store = connect_store(inside)
@@ -85,6 +87,32 @@ def _topics(config: Settings) -> list[str]:
     except KafkaException as error:
         raise translate(error, "list the sandboxes") from error
     return [topic for topic in found if topic.startswith(SANDBOX)]
+
+
+def _delete_groups(admin: AdminClient, prefix: str) -> None:
+    """Delete the groups of a sandbox; raises `LogError` while one has members."""
+    # A static member is known until its session ends, for it might come back.
+    until_s = time.monotonic() + 2 * kafka.SESSION_TIMEOUT_MS / 1000
+    while True:
+        listed = admin.list_consumer_groups().result(_WAIT_S).valid
+        groups = [g.group_id for g in listed if g.group_id.startswith(prefix)]
+        try:
+            return _done(admin.delete_consumer_groups(groups)) if groups else None
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NON_EMPTY_GROUP:
+                raise
+            if time.monotonic() > until_s:
+                raise LogError(f"{prefix}: a process is at work there, stop it first") from error
+        time.sleep(_PAUSE_S)
+
+
+def _until_gone(config: Settings, topics: set[str]) -> None:
+    # Metadata follows a deletion by a moment.
+    until_s = time.monotonic() + _WAIT_S
+    while left := topics.intersection(_topics(config)):
+        if time.monotonic() > until_s:
+            raise LogError(f"topics {sorted(left)} were deleted but are still listed")
+        time.sleep(_PAUSE_S / 10)
 
 
 def _done(futures: Mapping[str, "Future[None]"]) -> None:

@@ -42,7 +42,8 @@ def changed(mission: Mission, settings: Mapping[str, Any]) -> Changed:
     _must_matter(mission, made)
     algorithm_of(made)
     before, after = flat(mission.model_dump(mode="json")), flat(made.model_dump(mode="json"))
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    gone = {f"algorithm.settings.{name}" for name in dropped}
+    names = [n for n in {**before, **after} if n not in gone and before.get(n) != after.get(n)]
     lines = [f"{name}: {before.get(name, '-')} -> {after.get(name, '-')}" for name in names]
     return Changed(made, tuple(lines), dropped)
 

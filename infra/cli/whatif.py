@@ -75,7 +75,7 @@ class Progress:
     """One line on stderr, from the second after `QUIET_S` on."""
 
     def __init__(self) -> None:
-        self._began_s = self._said_s = time.monotonic()
+        self._began_s = self._said_s = self._first_s = time.monotonic()
 
     @property
     def elapsed_s(self) -> float:
@@ -92,8 +92,12 @@ class Progress:
         print(f"replay: {text}".ljust(78), end=end, file=sys.stderr, flush=True)
 
     def left(self, done: int, of: int) -> str:
-        """How long the rest will take at this pace."""
-        return f"{self.elapsed_s / max(done, 1) * (of - done):,.0f} s left"
+        """How long the rest will take at the pace since the first was done."""
+        if done <= 1:
+            self._first_s = time.monotonic()
+            return f"{of - done:,} to go"
+        pace_s = (time.monotonic() - self._first_s) / (done - 1)
+        return f"{pace_s * (of - done):,.0f} s left"
 
     def end(self) -> None:
         """Clear the line."""

@@ -150,7 +150,7 @@ def _plain(one: Found) -> Found:
 def _show(found: Mapping[str, Found]) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for robot_id, one in found.items():
         console.print(f"{robot_id}: {one['frames']:,} frames", markup=False)
         for line in one["changed"] or ["no setting is changed"]:

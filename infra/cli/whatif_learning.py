@@ -156,11 +156,11 @@ def _facts(recorded: Recorded, changed: Changed, namespace: str, seconds: float)
 def _show(found: Comparison, facts: Mapping[str, Any]) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for line in facts["changed"] or ["no setting is changed"]:
         console.print(line, markup=False)
-    for name in facts["settings_dropped"]:
-        console.print(f"algorithm.settings.{name}: not of the other algorithm, left out")
+    if dropped := facts["settings_dropped"]:
+        console.print(f"left out, for the other algorithm has none: {', '.join(dropped)}")
     console.print(_curves(found))
     console.print(_figures(found))
     for line in _verdict(found, facts):
@@ -178,7 +178,7 @@ def _table(*columns: str) -> Table:
 
 
 def _curves(found: Comparison) -> Table:
-    table = _table("version", "accuracy", "what if", "reward", "what if")
+    table = _table("version", "accuracy: recorded", "what if", "reward: recorded", "what if")
     for version, theirs, ours in found.curve():
         name = f"{version} final" if (theirs or ours) and _is_final(theirs, ours) else f"{version}"
         table.add_row(

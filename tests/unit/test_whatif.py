@@ -191,7 +191,7 @@ def test_another_algorithm_keeps_the_settings_that_it_has(bench: Bench) -> None:
     changed = change(mission, {"algorithm": "grpo"})
     assert changed.mission.algorithm.settings == {"entropy": 0.05}
     assert changed.dropped == ("segment_tokens", "first_division")
-    assert changed.differences[0] == "algorithm.name: treepo -> grpo"
+    assert changed.differences == ("algorithm.name: treepo -> grpo",)
 
 
 def test_a_missing_object_is_named_before_anything_is_played(bench: Bench) -> None:
