@@ -32,7 +32,8 @@ class Selection:
     """The records of some topics in a range that pass all filters; None lets all pass.
 
     What does not decode has no event: it passes unless a filter asks for something in it. With
-    `raw`, events are decoded only where a filter needs them. Raises `BadSelection`.
+    `raw`, events are decoded only where a filter needs them; with `partition`, the others are left
+    out. Raises `BadSelection`.
     """
 
     topics: tuple[str, ...]
