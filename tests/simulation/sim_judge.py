@@ -6,8 +6,10 @@ from sim_store import Checker
 from sim_world import World
 
 from consumers.audit.log import audit_log
+from consumers.audit.report import AuditReport
 from consumers.read import read
 from consumers.recompute import CannotRecompute, NotReproduced, recompute_upload, recompute_version
+from schemas.acting import Feedback
 from schemas.learning import DeadLetter, GradientUpload, Problem, SampleGroup, WeightVersion
 from schemas.records import Record
 
@@ -16,16 +18,37 @@ _PROOF = ("missions", "samples", "gradient-chunks", "weight-versions")
 
 def judge(world: World, proofs: bool) -> None:
     """Note every breach in the world's tally."""
-    report = audit_log(world.log, Checker(world.store))
-    for one in report.invariants:
-        if one.broken:
-            world.breach(f"audit: {one.name}: {'; '.join(one.first)}")
+    report = _audit(world)
     if any(report.in_flight.model_dump().values()):
         world.breach(f"audit: on its way still: {report.in_flight}")
     _outcomes(world)
     _uses(world)
     if proofs:
         _proofs(world)
+
+
+def judge_robot(world: World) -> None:
+    """The same for the acting loop; a command is carried out once, and in time."""
+    _audit(world)
+    said: dict[tuple[str, int], Feedback] = {}
+    for record in _records(world, "feedback"):
+        if isinstance(record.event, Feedback):
+            said.setdefault((record.event.boot_id, record.event.seq), record.event)
+    applied = [o for one in said.values() for o in one.outcomes if o.outcome == "applied"]
+    for id_, count in Counter((o.controller_epoch, o.seq) for o in applied).items():
+        if count != 1:
+            world.breach(f"command {id_} was carried out {count} times")
+    for outcome in applied:
+        if outcome.at_ms >= outcome.deadline_ms:
+            world.breach(f"command {outcome.seq} was carried out after its deadline")
+
+
+def _audit(world: World) -> AuditReport:
+    report = audit_log(world.log, Checker(world.store))
+    for one in report.invariants:
+        if one.broken:
+            world.breach(f"audit: {one.name}: {'; '.join(one.first)}")
+    return report
 
 
 def _records(world: World, *topics: str) -> list[Record]:

@@ -4,7 +4,8 @@ import hashlib
 import time
 from dataclasses import dataclass
 
-from sim_judge import judge
+from sim_acting import acting_world
+from sim_judge import judge, judge_robot
 from sim_learning import empty, forget_files, is_drained, prepared, staff
 from sim_misfortunes import befall
 from sim_world import Odds, Tally, World
@@ -32,9 +33,11 @@ def run_seed(seed: int, details: bool = False, planted: bool = False) -> Outcome
     """
     began = time.process_time()
     scenario = scenario_of(seed)
-    world = learning_world(seed, scenario)
+    world: World = acting_world(seed) if scenario == "robot" else learning_world(seed, scenario)
     world.run()
-    if not world.tally.breaches:
+    if scenario == "robot":
+        judge_robot(world)
+    elif not world.tally.breaches:
         judge(world, proofs=seed % 10 == 0 and not planted)
     events = sum(
         entry.message is not None
@@ -48,6 +51,8 @@ def run_seed(seed: int, details: bool = False, planted: bool = False) -> Outcome
 
 def scenario_of(seed: int) -> str:
     """Which loop a seed simulates: mostly the cheapest."""
+    if seed % 5 == 1:
+        return "robot"
     return "tokens" if seed % 25 == 7 else "control"
 
 

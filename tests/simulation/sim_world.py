@@ -34,6 +34,9 @@ class Odds:
     freeze: float = 0.005
     others: float = 0.1
     """That others go on meanwhile."""
+    freeze_max_s: float = 3 * SESSION_S
+    away_max_s: tuple[float, ...] = (0.5, 3.0, 2 * SESSION_S)
+    """How long it takes at most until a process that ended is started again: one of these."""
     torn: float = 0.5
     """That a commit request which was kept back arrives between outputs and offsets of the next."""
 
@@ -62,9 +65,9 @@ class Life:
         """Whether its supervisor knows no newer one."""
         return self.slot.life is self
 
-    def at(self, point: str) -> None:
-        """Told of each point that it passes; raises `Killed`."""
-        self.world.passed(self, point)
+    def at(self, point: str, often: bool = False) -> None:
+        """Told of each point that it passes; raises `Killed`, seldom where it is passed often."""
+        self.world.passed(self, point, 0.02 if often else 1.0)
 
     def is_set(self) -> bool:
         """Whether it was told to stop: what a process's event is asked."""
@@ -101,7 +104,7 @@ class Slot:
             return
         world, away_s = self.world, 0.5
         if world.storm:
-            away_s = world.random.choice((0.5, 3.0, 20.0)) * world.random.random()
+            away_s = world.random.choice(world.odds.away_max_s) * world.random.random()
         world.time.call(SESSION_S, lambda: self.expire() if life.current else None)
         world.time.call(away_s, self.start)
 
@@ -127,17 +130,18 @@ class World:
         self.lives: list[Life] = []
         self.storm = False
         self.is_done: Callable[[], bool] = lambda: True
+        self.quiet_s, self.limit_s, self.look_s = QUIET_S, LIMIT_S, 1.0
         self._seen = (0, 0.0)
 
     # -- what processes do ------------------------------------------------------------------
 
-    def passed(self, life: Life, point: str) -> None:
+    def passed(self, life: Life, point: str, share: float = 1.0) -> None:
         """A process comes by a point at which things may happen to it."""
         name = f"{life.slot.kind}: {point}"
         self.tally.passed[name] += 1
         if not self.storm:
             return
-        odds, drawn = self.odds, self.random.random()
+        odds, drawn = self.odds, self.random.random() / share
         torn = point == "sent_outputs" and life.slot.kind in TORN and self.cluster._late
         if torn and drawn < odds.torn:
             self.fault("torn", f"{life.name}: an old request to commit arrives at {point}")
@@ -164,7 +168,7 @@ class World:
         self.time.call(
             SESSION_S, lambda: life.slot.expire() if frozen[0] and life.current else None
         )
-        self.time.sleep(self.random.uniform(1.0, 3.0 * SESSION_S))
+        self.time.sleep(self.random.uniform(0.1, 1.0) * self.odds.freeze_max_s)
         frozen[0] = False
 
     # -- storm and calm ---------------------------------------------------------------------
@@ -190,19 +194,19 @@ class World:
         size = sum(part.end for parts in self.cluster.topics.values() for part in parts)
         if size != self._seen[0]:
             self._seen = (size, self.time.now_s)
-        quiet = self.time.now_s - self._seen[1] >= QUIET_S
+        quiet = self.time.now_s - self._seen[1] >= self.quiet_s
         if quiet and len(self.living()) == len(self.slots) and self.is_done():
             self.time.stop()
         else:
-            self.time.call(1.0, self._watch)
+            self.time.call(self.look_s, self._watch)
 
     def run(self) -> None:
         """Let all processes work until they are done."""
         for slot in self.slots:
             slot.start()
         try:
-            if not self.time.run(LIMIT_S):
-                self.breach(f"not done after {LIMIT_S:.0f} s")
+            if not self.time.run(self.limit_s):
+                self.breach(f"not done after {self.limit_s:.0f} s")
         finally:
             self.storm = False
             self.time.close()

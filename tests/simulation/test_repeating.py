@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sim_seeds import run_seed
 
-SEEDS = (3, 7, 12, 18)
+SEEDS = (3, 6, 7, 12)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
