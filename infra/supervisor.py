@@ -19,6 +19,7 @@ from infra.embedded.stack import Stack
 from infra.embedded.state import StackError, choose_port
 from infra.instance import slot_name
 from infra.log import Log, LogError
+from infra.patience import Patience
 from infra.robots import read_kept
 from infra.settings import Settings
 from infra.store import StoreUnavailable
@@ -108,12 +109,19 @@ class ActiveMissions:
 
 
 class Supervisor:
-    """Keeps the running processes equal to the wanted ones."""
+    """Keeps the running processes equal to the wanted ones.
+
+    Waits for a broker that is away, while what its processes are forked from gets ready; raises
+    `GaveUp` in the end.
+    """
 
     def __init__(self, config: Settings, log: Log, run: Run, preload: Sequence[str]) -> None:
         self._config, self._nursery = config, Nursery(run, preload)
         self._missions = ActiveMissions()
-        ends = {**log.ends(MISSIONS.name), **log.ends(MISSION_RESULTS.name)}
+        patience = Patience("supervisor")
+        ends = patience.until_available(
+            "the broker", lambda: {**log.ends(MISSIONS.name), **log.ends(MISSION_RESULTS.name)}
+        )
         self._reader = log.state_reader({p: first for p, (first, _) in ends.items()})
         self._children: dict[str, Child] = {}
         self._last_wanted: dict[str, float] = {}

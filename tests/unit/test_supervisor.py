@@ -13,6 +13,7 @@ import yaml
 from infra import robots, supervision
 from infra.embedded import process
 from infra.embedded.process import ProcessId
+from infra.log import LogUnavailable
 from infra.memory.log import MemoryLog
 from infra.settings import Settings
 from infra.supervisor import ActiveMissions, Supervisor
@@ -187,6 +188,26 @@ def test_robots_and_worlds_that_are_kept_are_programs_of_their_own(tmp_path: Pat
     }
     assert robots.release(config) == ["rover-1"]
     assert supervisor._robots() == []
+
+
+class _AwayAtFirst(MemoryLog):
+    """Answers from the third time on."""
+
+    asked = 0
+
+    def ends(self, topic: str) -> dict[Partition, tuple[int, int]]:
+        self.asked += 1
+        if self.asked < 3:
+            raise LogUnavailable("the broker does not answer")
+        return super().ends(topic)
+
+
+def test_a_supervisor_that_is_started_while_the_broker_is_away_waits(tmp_path: Path) -> None:
+    log = _AwayAtFirst()
+    log.provision(list(TOPICS.values()))
+    supervisor = Supervisor(Settings(state_dir=tmp_path), log, lambda kind: None, [])
+    supervisor.step()
+    assert log.asked > 3
 
 
 def test_a_robots_file_that_is_wrong_is_refused_by_the_name_of_its_field(tmp_path: Path) -> None:
