@@ -200,14 +200,15 @@ class Chain:
     def _objects(self, event: WeightVersion) -> None:
         """Compare what is stored of a version, and keep it for the step that comes next."""
         named = {**event.shards, **event.optimizer}
-        for ref in event.files.values():
-            self._object(ref, f"version {event.version}", keep=False)
-        for ref in named.values():
-            self._object(ref, f"version {event.version}", keep=True)
+        for name, ref in event.files.items():
+            self._object(ref, name, keep=False)
+        for name, ref in named.items():
+            self._object(ref, name, keep=True)
         self._scratch.keep(named.values())
         self._scratch.clear()
 
     def _object(self, ref: ObjectRef, whose: str, keep: bool) -> None:
+        """Compare a stored object, once; `whose` says what it is of what names it."""
         if (ref.key, ref.sha256) in self._stored:
             return
         path = self._scratch.work("stored")
@@ -215,7 +216,7 @@ class Chain:
             try:
                 self._store.get_file(ref, path)
             except (BadObject, MissingObject) as error:
-                raise NotReproduced(str(error)) from error
+                raise NotReproduced(str(error).removeprefix(f"object {ref.key}: ")) from error
             if path.stat().st_size != ref.size_bytes:
                 raise NotReproduced(f"{path.stat().st_size} bytes, not {ref.size_bytes}")
             if keep:

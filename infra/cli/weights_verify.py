@@ -83,7 +83,8 @@ class Progress:
         if what != self._what:
             self._what, self._stage = what, now
         self.where = f"{what} {done:,} of {of:,}"
-        if now - self._began < 2 or now - self._said < 0.5:
+        every = 0.5 if sys.stderr.isatty() else 5.0
+        if now - self._began < 2 or now - self._said < every:
             return
         self._said, self._shown = now, True
         left = (now - self._stage) / done * (of - done) if done else 0.0
@@ -152,13 +153,14 @@ def _verdict(report: "ChainReport") -> str:
 
 
 def _how_on(report: "ChainReport") -> str:
-    finding = report.findings[0]
-    lines = [f"see what it made:     ralo trace '{finding.at}'"] if "@" in finding.at else []
+    places = [finding.at for finding in report.findings if "@" in finding.at]
+    lines = [f"its causes and effects:         ralo trace '{places[0]}'"] if places else []
     bad = [proof.version for proof in report.versions if proof.verdict == "wrong"]
     good = [p.version for p in report.versions if p.equal and p.version < min(bad, default=0)]
     if good:
         lines.append(
-            f"go on from before it: ralo weights rollback {good[-1]} --policy {report.policy}"
+            "go on from the last one before: "
+            f"ralo weights rollback {good[-1]} --policy {report.policy}"
         )
     return "\n".join(lines)
 
