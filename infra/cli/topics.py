@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.cli import PLAIN
-from infra.cli.records import utc
+from infra.cli.records import QUIET_S, utc
 from infra.cli.stack import AsJson, duration, megabytes, say
 from infra.cli.topic_parties import ALL_READ, PARTIES
 from infra.settings import kafka_bootstrap, settings
@@ -95,13 +95,13 @@ def lag(
     from consumers.lags import lags
     from infra.connect import connect_log
 
-    log = connect_log(settings())
+    log, began_s = connect_log(settings()), time.monotonic()
     rows: list[dict[str, Any]] = []
     for state in _inspector().groups():
         marks = {p: offset for p, offset in state.marks.items() if p.topic in TOPICS}
         if not state.name.startswith(group or ""):
             continue
-        if len(rows) > 100:
+        if time.monotonic() - began_s > QUIET_S:
             say(f"lag: {state.name}")
         for found in lags(log, state.name, marks) if marks else ():
             place = {"topic": found.partition.topic, "partition": found.partition.number}
