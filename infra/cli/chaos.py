@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(**PLAIN)
 
 LEDGER = Path("docs/reliability.jsonl")
-MINUTES = 25.0
+MINUTES = 24.0
 MINUTES_MAX = 25.0
 """With start, end, audit and proofs a run then takes half an hour at most."""
 
@@ -102,15 +102,19 @@ def _stack(seed: int) -> Iterator[Any]:
     name = f"{datetime.now():%Y%m%d-%H%M%S}-seed-{seed}"
     folder = settings().state_dir / "chaos" / name
     kept: list[Path] = []
-    stack = ChaosStack(settings().model_copy(update={"state_dir": folder}), _say)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    undo = contextlib.ExitStack()
     try:
+        stack = ChaosStack(settings().model_copy(update={"state_dir": folder}), _say)
+        undo.callback(stack.close)
         yield stack, lambda: kept.append(folder)
     except Exception:
         kept.append(folder)
         raise
     finally:
         with _undisturbed():
-            stack.close()
+            undo.close()
+        signal.signal(signal.SIGTERM, before)
         if kept:
             there = f"RALO_STATE_DIR={folder}"
             _say(f"to look at it: {there} ./ralo up && {there} ./ralo audit --verbose")

@@ -140,6 +140,7 @@ class Faults:
         except (NotDone, StackError) as error:
             return self._written(fault, None, why=str(error))
         self._watch.forget(awaited)
+        self._end_outage(fault, awaited.done_ms if back else _now_ms())
         if not back:
             self._say(f"{fault.target} is not back {RECOVER_S:.0f} s after: {fault}")
             return self._written(fault, at_s, why=f"not back within {RECOVER_S:.0f} s")
@@ -180,12 +181,15 @@ class Faults:
             yield
 
     def _during(self, fault: Fault, from_ms: float, to_ms: float) -> list[str]:
-        """The outages of other kinds that fall into a recovery; ends this fault's own."""
-        for outage in self._outages:
-            if outage.kind == fault.kind and outage.ended_ms is None:
-                outage.ended_ms = to_ms
+        """The outages of other kinds that fall into a recovery."""
         met = {o.kind for o in self._outages if o.kind != fault.kind and o.meets(from_ms, to_ms)}
         return sorted(met)
+
+    def _end_outage(self, fault: Fault, at_ms: float) -> None:
+        """What this fault took away is there again, or given up."""
+        for outage in self._outages:
+            if outage.kind == fault.kind and outage.ended_ms is None:
+                outage.ended_ms = at_ms
 
     # -- doing --------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 from consumers.reliability.ledger import Proof
@@ -23,8 +22,9 @@ def proofs(config: Settings, policies: Sequence[str], say: Say) -> list[Proof]:
     """What the full proof of each policy's chain found, each in a process of its own."""
     say(f"proving every version of {' and '.join(policies)}")
     processes = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(policies), mp_context=processes) as pool:
-        return list(pool.map(_proof, [config] * len(policies), policies))
+    # A pool whose processes end with the block: a Ctrl-C does not wait for the proofs.
+    with processes.Pool(len(policies)) as pool:
+        return pool.starmap(_proof, [(config, policy) for policy in policies])
 
 
 def _proof(config: Settings, policy: str) -> Proof:
