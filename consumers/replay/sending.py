@@ -1,16 +1,14 @@
 """Sends the selected records into the sandbox, at the recorded pace or as fast as it goes."""
 
-import gc
-import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from consumers.replay.offsets import Offsets
 from consumers.replay.pace import Pace, Punctuality
+from consumers.replay.promptness import prompt
 from consumers.replay.source import Ahead, Run, merged
 from infra.copying import Copier
 from infra.log import Log
@@ -21,8 +19,6 @@ NEVER: Stopped = lambda: False  # noqa: E731
 
 _NAP_S = 0.2
 """A long pause is slept in parts, so that Ctrl-C is heeded soon."""
-_SWITCH_S = 0.0005
-"""How long the reading thread may keep the interpreter while a record is due."""
 
 
 @dataclass
@@ -85,7 +81,7 @@ def send(
             with closing(merged(source, offsets, coarse=True)) as runs:
                 sent.interrupted = not _all(runs, target, stopped)
         else:
-            with closing(Ahead(merged(source, offsets))) as ahead, _attentive():
+            with closing(Ahead(merged(source, offsets))) as ahead, prompt():
                 sent.interrupted = not _paced(ahead, target, pace, stopped, clock)
         copier.flush()
     sent.seconds = clock.now_s() - began_s
@@ -141,32 +137,3 @@ def _wait_until(due_s: float, stopped: Stopped, clock: Clock) -> bool:
             return True
         clock.sleep(min(left_s, _NAP_S))
     return False
-
-
-@contextmanager
-def _attentive() -> Iterator[None]:
-    """Let the thread that sends come first when it wakes: to the interpreter, and to a processor.
-
-    It sleeps nearly always. Where the host allows no real-time scheduling, it goes without.
-    """
-    before_s, undo = sys.getswitchinterval(), _come_first()
-    sys.setswitchinterval(_SWITCH_S)
-    # A full collection of what a program has loaded takes longer than a record may be late.
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        sys.setswitchinterval(before_s)
-        undo()
-
-
-def _come_first() -> Callable[[], None]:
-    """Before all ordinary threads, after any control loop; answers what undoes it."""
-    try:
-        before = os.sched_getscheduler(0), os.sched_getparam(0)
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-    except (OSError, AttributeError):
-        return lambda: None
-    return lambda: os.sched_setscheduler(0, before[0] | os.SCHED_RESET_ON_FORK, before[1])

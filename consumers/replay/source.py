@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 
 from consumers.replay.offsets import Offsets, Sieve
+from consumers.replay.promptness import come_first
 from infra.copying import Raw
 from infra.log import Log, LogUnavailable
 from schemas.records import Partition
@@ -126,6 +127,7 @@ class Ahead:
             yield from pack
 
     def _read(self) -> None:
+        come_first()
         pack: list[Run] = []
         count = 0
         try:

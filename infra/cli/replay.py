@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from infra.kafka.log import KafkaLog
     from infra.settings import Settings
 
-replay = typer.Typer(**PLAIN)
+HELP = """Copy a part of the log into a sandbox, in the order of time, at its pace; never in place.
+
+Key, headers, timestamp and partition stay; the header `replay-of` says where the original is.
+Run processors on it with RALO_NAMESPACE=sandbox.NAME. in their environment.
+"""
+
+replay = typer.Typer(help=HELP, **PLAIN)
 replay.command("list")(list_)
 replay.command()(drop)
 
@@ -102,12 +108,7 @@ def play(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Copy a part of the log into a sandbox, in the order of time, at its pace; never in place.
-
-    Key, headers, timestamp and partition stay; the header `replay-of` says where the original is.
-    Run processors on it with RALO_NAMESPACE=sandbox.NAME. in their environment. `ralo replay list`
-    shows the sandboxes, `ralo replay drop NAME` deletes one.
-    """
+    """Replay what is selected, or say what would be; `HELP` is what a person is told."""
     if context.invoked_subcommand is not None:
         return
     from consumers.selection import parse_range
@@ -118,7 +119,7 @@ def play(
     )
     if through is None:
         _refuse_settings(setting, config)
-        name = sandbox or time.strftime("replay-%Y%m%d-%H%M%S", time.gmtime())
+        name = _bare(sandbox) or time.strftime("replay-%Y%m%d-%H%M%S", time.gmtime())
         pace = _pace(speed, max_gap_s)
         wish = _Wish(name, pace, check, allow_missing, resume, append, as_json)
         _look(chosen, wish) if dry_run else _replay(chosen, wish)
@@ -134,6 +135,14 @@ def play(
         sandbox=sandbox,
         as_json=as_json,
     )
+
+
+def _bare(sandbox: str | None) -> str:
+    """The name of a sandbox that may have been given as its namespace."""
+    from infra.overlay import SANDBOX
+
+    name = sandbox or ""
+    return name.removeprefix(SANDBOX).removesuffix(".") if name.startswith(SANDBOX) else name
 
 
 def _pace(speed: str, max_gap_s: float | None) -> Pace | None:
@@ -223,6 +232,8 @@ def _replay(chosen: Selection, wish: _Wish) -> None:
     if wish.resume and wish.append:
         raise BadReplay("--resume leaves out what is there, --append does not: say one of them")
     config = settings()
+    if "." in wish.sandbox:  # A namespace, perhaps one that is in use.
+        refuse_in_place(config.namespace, wish.sandbox)
     inside = settings_for(config, wish.sandbox)
     refuse_in_place(config.namespace, inside.namespace)
     source, into = connect_log(config), connect_log(inside)

@@ -151,6 +151,10 @@ def bar(sent: Sent, found: Survey, pace: Pace | None) -> Iterator[None]:
     total, began_s = found.records, time.monotonic()
 
     def draw() -> None:
+        from consumers.replay.promptness import come_first
+
+        if pace is not None:
+            come_first()
         wait_s = QUIET_S
         while not ended.wait(wait_s):
             wait_s = 0.5 if terminal else 5.0

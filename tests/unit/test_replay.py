@@ -27,6 +27,7 @@ from consumers.replay.offsets import Offsets, Sieve
 from consumers.replay.references import may_refer
 from consumers.replay.sending import Clock
 from consumers.selection import Expression, Selection, parse_range
+from infra.cli.replay_view import absolute
 from infra.copying import Raw, original_of
 from infra.envelope import message
 from infra.log import Log, LogError, Message
@@ -333,6 +334,18 @@ def test_a_second_replay_into_a_sandbox_is_refused(source: MemoryLog, into: Memo
     with pytest.raises(AlreadyThere, match=r"1 in missions.*--resume.*--append.*drop s"):
         refuse_twice(into, ["missions", "samples"], "s")
     refuse_twice(into, ["samples"], "s")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("start", "end", "47", "47:", ":47", "10:20", "+2", "-3", "-5:-2", ":+2", "@-10m:end"),
+        *("@-2h:-1h", "@2026-11-22T00:00:00Z", "@1795305600000:1h", "@start:-1h"),
+    ],
+)
+def test_a_range_is_said_so_that_it_means_the_same_later(words: str) -> None:
+    range_ = parse_range(words, now_ms=1_795_305_600_000)
+    assert parse_range(absolute(range_), now_ms=1_900_000_000_000) == range_
 
 
 # -- references ---------------------------------------------------------------------------------
