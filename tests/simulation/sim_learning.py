@@ -3,7 +3,7 @@
 import functools
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -242,11 +242,8 @@ def staff(world: World, kind: str, count: int = 1) -> None:
         world.slots.append(Slot(world, kind, number, work, group))
 
 
-def is_drained(world: World, mission_id: str) -> bool:
-    """Whether the provider said that all problems of the mission are settled."""
-    return any(
-        isinstance(r.event, MissionReport)
-        and r.event.mission_id == mission_id
-        and r.event.stage == "drained"
-        for r in read("missions", log=world.log)
-    )
+def are_drained(world: World, missions: Collection[str]) -> bool:
+    """Whether the provider said that all problems of these missions are settled."""
+    events = [record.event for record in read("missions", log=world.log)]
+    stages = {(e.mission_id, e.stage) for e in events if isinstance(e, MissionReport)}
+    return all((mission, "drained") in stages for mission in missions)

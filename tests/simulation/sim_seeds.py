@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from sim_acting import acting_world
 from sim_judge import judge, judge_robot
-from sim_learning import empty, forget_files, is_drained, prepared, staff
+from sim_learning import are_drained, empty, forget_files, prepared, staff
 from sim_misfortunes import befall
+from sim_people import ask, robot_mission
 from sim_world import Odds, Tally, World
 
 from infra.memory.cluster import MemoryCluster
@@ -65,6 +66,7 @@ def learning_world(seed: int, scenario: str) -> World:
     if cold:
         world.submit(base.mission)
     doubled = world.random.random() < 0.4
+    missions = ask(world, base.mission, storm_s := world.random.uniform(3.0, 12.0))
     staff(world, "provider")
     staff(world, "sampler", 1 + doubled)
     staff(world, "trainer", 1 + doubled)
@@ -72,10 +74,11 @@ def learning_world(seed: int, scenario: str) -> World:
     if world.random.random() < 0.2:
         staff(world, "evaluator")
         staff(world, "gate")
-    storm_s = world.random.uniform(3.0, 12.0)
+        if scenario == "control":
+            world.submit(robot_mission())
     world.begin_storm(storm_s)
     befall(world, storm_s, world.random.randint(0, 6))
-    world.is_done = lambda: is_drained(world, base.mission.mission_id)
+    world.is_done = lambda: are_drained(world, missions)
     return world
 
 
