@@ -1,5 +1,6 @@
 """Readers: a static member of a group for work, and plain assignment for state."""
 
+import contextlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ SEEK_LIMIT_S = 10.0
 COMMIT_LIMIT_S = 20.0
 CLOSE_LIMIT_S = 10.0
 LEADER_PATIENCE_S = 5.0
+LOOK_UP_S = 2.0
 
 
 class _Positions:
@@ -274,6 +276,16 @@ def list_offsets(
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
+            _look_up_leaders(admin)
+
+
+def _look_up_leaders(admin: AdminClient) -> None:
+    """Have the client learn the leaders' epochs anew.
+
+    After a broker's restart it would go on asking with the old ones, for minutes.
+    """
+    with contextlib.suppress(KafkaException):
+        admin.list_topics(timeout=LOOK_UP_S)
 
 
 def _list_offsets(
