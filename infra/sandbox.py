@@ -13,16 +13,19 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from infra import provision as provisioning
-from infra.connect import connect_store
+from infra.connect import connect_log, connect_store
 from infra.kafka import config as kafka
 from infra.kafka.config import translate
 from infra.log import LogError
 from infra.overlay import SANDBOX
+from infra.patience import Patience
 from infra.settings import Settings, SettingsError, kafka_bootstrap
+from schemas.topics import TOPICS
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}")
 _WAIT_S = 10.0
 _PAUSE_S = 0.5
+_READY_S = 60.0
 
 
 def namespace_of(name: str) -> str:
@@ -48,9 +51,17 @@ def settings_for(config: Settings, name: str) -> Settings:
 
 
 def provision(config: Settings, name: str) -> Settings:
-    """Make the topics of a sandbox unless they are there; answers the settings inside it."""
+    """Make the topics of a sandbox unless they are there; answers the settings inside it.
+
+    Raises `GaveUp` where they do not come to answer.
+    """
     inside = settings_for(config, name)
     provisioning.provision(inside)
+    log = connect_log(inside)
+    # A topic that was just made is listed before its partitions have leaders.
+    Patience(f"sandbox {name}", _READY_S).until_available(
+        "its new topics", lambda: [log.ends(topic) for topic in TOPICS]
+    )
     return inside
 
 
