@@ -39,6 +39,7 @@ from infra.log import (
     WorkReader,
 )
 from infra.metrics import Metrics
+from infra.mirror import Mirror
 from infra.patience import GaveUp, Patience
 from infra.positions import After, Positions
 from infra.publisher import Publisher
@@ -48,7 +49,7 @@ from infra.store import MissingObject, ObjectStore, StoreUnavailable
 from infra.watchdog import Watchdog
 from schemas.effects import Bury, Effect, Outputs, Processor, Put, Steps, Unready
 from schemas.records import Partition, Record
-from schemas.topics import NewerSchema
+from schemas.topics import NewerSchema, mirror_of
 
 logger = logging.getLogger("ralo.driver")
 
@@ -98,6 +99,10 @@ class Driver:
         self._publisher = Publisher(log, id_, group, self._patience, metrics, self._point)
         self._join()
         self._state = StateInputs(processor, log, self._patience)
+        mirrors = [topic for work in processor.work if (topic := mirror_of(work))]
+        self._mirror = (
+            Mirror(mirrors[0], processor.policy, log, self._patience, clock) if mirrors else None
+        )
         self._state.catch_up([s.topic.name for s in processor.state])
         work = [Partition(t.name, n) for t in processor.work for n in range(t.partitions)]
         watched = [*work, *self._state.positions()]
@@ -264,6 +269,13 @@ class Driver:
             "committed offsets", lambda: self._reader.committed(owned) if owned else {}
         )
         start = self._positions.take_over(marks, wished, self._first)
+        if self._mirror and owned:
+            mirror, since = self._mirror, self._positions.mirrors()
+            passed = self._patience.until_available(
+                "its own outputs", lambda: mirror.passed(start, since)
+            )
+            self._positions.pass_over(passed)
+            start |= passed
         self._held = False
         self._kept.clear()
         self._feed.restart()
@@ -297,6 +309,7 @@ class Driver:
     def _work(self, taken: Taken, membership: Membership) -> None:
         outputs = Outputs()
         try:
+            self._see_mirrors()
             self._note_attempt(taken)
             outputs.buried.extend(taken.buried)
             if taken.records:
@@ -325,6 +338,12 @@ class Driver:
         self._kept.extend(outputs.buried)
         # What is held was survived, and each further record is tried by itself.
         self._take_back(suspected=True)
+
+    def _see_mirrors(self) -> None:
+        """Before anything of this batch can be published, so nothing of it lies below."""
+        if self._mirror:
+            with contextlib.suppress(LogUnavailable):
+                self._positions.see_mirrors(self._mirror.ends())
 
     def _note_attempt(self, taken: Taken) -> None:
         """Commit the attempt first where a predecessor may have died of these very records."""

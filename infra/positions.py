@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 from infra.intake import Taken
 from infra.log import Mark
@@ -65,6 +66,28 @@ class Positions:
         self.committed, self._fresh = dict(start), set(start)
         self._publishing.clear()
         return start
+
+    def mirrors(self) -> dict[Partition, int]:
+        """Where the mirror of each owned partition ended, as its last commit says."""
+        return {p: progress.mirror for p, progress in self._progress.items()}
+
+    def pass_over(self, passed: Mapping[Partition, int]) -> None:
+        """Count what lies before these offsets as published; it is, though not committed."""
+        for partition, offset in passed.items():
+            logger.warning(
+                "%s: published from %d up to %d by a transaction that was torn: not done again",
+                partition,
+                self.committed[partition],
+                offset,
+            )
+            old = self._progress[partition]
+            self._progress[partition] = replace(old, mark=max(old.mark, offset))
+
+    def see_mirrors(self, ends: Mapping[int, int]) -> None:
+        """Note where the mirrors' partitions, by number, ended before what is published next."""
+        for partition, progress in self._progress.items():
+            end = ends.get(partition.number, progress.mirror)
+            self._progress[partition] = replace(progress, mirror=end)
 
     def _survived(self, partition: Partition, found: Progress) -> Progress:
         """An attempt noted by this very process, which is still alive, was no death."""

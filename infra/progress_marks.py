@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from infra.log import Mark
 
+UNKNOWN = -1
 CAREFUL_AFTER = 3
 """Deaths in a row before batches are halved; a few may be an operator's kills."""
 DEADLY_AFTER = 5
@@ -21,13 +22,15 @@ class Progress:
     """The metadata of one committed offset.
 
     `mark` is the end of the last range that an output named as its source; `attempts` how often a
-    process died below `until`; `alone` the offset that was being tried by itself.
+    process died below `until`; `alone` the offset that was being tried by itself; `mirror` where
+    the partition that mirrors this one ended some time before (`infra.mirror`), or `UNKNOWN`.
     """
 
     mark: int = 0
     attempts: int = 0
     until: int = 0
     alone: int = -1
+    mirror: int = UNKNOWN
 
     @classmethod
     def parse(cls, mark: Mark | None) -> "Progress":
@@ -36,13 +39,16 @@ class Progress:
             return cls()
         try:
             fields = json.loads(mark.metadata)
-            return cls(fields["m"], fields.get("a", 0), fields.get("u", 0), fields.get("t", -1))
+            attempts = fields.get("a", 0), fields.get("u", 0), fields.get("t", -1)
+            return cls(fields["m"], *attempts, fields.get("o", UNKNOWN))
         except (ValueError, KeyError, TypeError):
             return cls(mark=mark.offset)
 
     def at(self, offset: int) -> Mark:
         """The mark to commit with an offset."""
         fields = {"m": self.mark}
+        if self.mirror != UNKNOWN:
+            fields["o"] = self.mirror
         if self.attempts:
             fields |= {"a": self.attempts, "u": self.until, "t": self.alone}
         return Mark(offset, json.dumps(fields, separators=(",", ":")))
@@ -62,7 +68,7 @@ class Progress:
     def done(self, mark: int, position: int) -> "Progress":
         """After success: past the dangerous stretch the count starts anew."""
         if position >= self.until:
-            return Progress(mark)
+            return Progress(mark, mirror=self.mirror)
         return replace(self, mark=mark, alone=-1)
 
     def limit(self, max_batch: int) -> int:

@@ -41,6 +41,8 @@ class Topic:
     max_event_bytes: int = MAX_EVENT_BYTES
     untyped: type[Event] | None = None
     """What a value without `type` is: the topic's only event until others were added."""
+    mirrors: str = ""
+    """The topic of whose partition n this partition n was made; its events name it as source."""
 
     def config(self) -> dict[str, str]:
         """The broker's settings for this topic."""
@@ -65,7 +67,7 @@ MISSIONS = Topic(
     ),
 )
 PROBLEMS = Topic("problems", (learning.Problem,), partitions=4)
-SAMPLES = Topic("samples", (learning.SampleGroup,), partitions=4)
+SAMPLES = Topic("samples", (learning.SampleGroup,), partitions=4, mirrors="problems")
 GRADIENT_CHUNKS = Topic(
     "gradient-chunks",
     (learning.GradientUpload, learning.RollbackRequest, learning.CloseStep),
@@ -120,6 +122,12 @@ TOPICS: dict[str, Topic] = {
         DEAD_LETTERS,
     )
 }
+
+
+def mirror_of(work: Topic) -> Topic | None:
+    """The topic whose partitions say what of this one's was worked on, where there is one."""
+    return next((topic for topic in TOPICS.values() if topic.mirrors == work.name), None)
+
 
 MISSION_TABLE = Topic("orchestrator-missions-changelog", events=(), compacted=True)
 """The changelog of the orchestrator's table: Faust's own records, no events of ours."""

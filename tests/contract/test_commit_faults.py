@@ -225,3 +225,35 @@ def test_a_driver_publishes_once_whatever_happens_to_a_commit(
     assert doubtful in (None, DOUBT in caplog.text)
     assert_once(samples_of(world, log), NAMES)
     assert_contiguous(samples_of(world, log), log)
+
+
+def test_what_a_torn_transaction_has_published_is_not_done_again(
+    world: World,
+    log: Log,
+    store: ObjectStore,
+    faults: CommitFaults,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The process dies of it: its successor finds the outputs without their offsets."""
+    log.provision(WHOLE)
+    ask(log, NAMES)
+    network = Network(faults, "copy kept", "sent_outputs")
+
+    def torn(name: str) -> None:
+        network.point(name)
+        if name == "sent_outputs" and network._commits == 2:
+            raise Crash
+
+    driver = drive(world, log, store, Copier(max_batch=6), point=torn)
+    with pytest.raises(Crash):
+        run_until(world, lambda: lag(driver) == 0, driver)
+    published = len(samples_of(world, log))
+    successor = drive(world, log, store, Copier(max_batch=6))
+    try:
+        run_until(world, lambda: lag(successor) == 0, successor)
+    finally:
+        successor.close()
+        driver.close()
+    assert published > 0 and "by a transaction that was torn" in caplog.text
+    assert_once(samples_of(world, log), NAMES)
+    assert_contiguous(samples_of(world, log), log)
