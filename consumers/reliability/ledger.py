@@ -79,6 +79,8 @@ class RunLine(_Line):
     seed: int
     began: str
     minutes: float
+    kinds: list[str] = Field([], description="what was broken; everything where none is named")
+    pace: float = Field(1.0, description="how many times as often as usual")
     interrupted: bool = False
     seconds: float
     machine: Machine

@@ -101,7 +101,7 @@ def _totals(faults: Sequence[FaultLine], runs: Sequence[RunLine]) -> Iterator[Se
 
 
 def _runs(faults: Sequence[FaultLine], runs: Sequence[RunLine]) -> Iterator[Sequence[str]]:
-    yield "run", "seed", "began (UTC)", "minutes of faults", "faults", "samples", "machine", "code"
+    yield "run", "of", "began (UTC)", "minutes of faults", "faults", "samples", "machine", "code"
     for run in runs:
         done = sum(fault.run == run.run and fault.at_s is not None for fault in faults)
         machine = run.machine
@@ -109,10 +109,18 @@ def _runs(faults: Sequence[FaultLine], runs: Sequence[RunLine]) -> Iterator[Sequ
         minutes = f"{run.minutes:g}{' (interrupted)' if run.interrupted else ''}"
         began = run.began.partition("+")[0].replace("T", " ")
         yield (
-            *(f"{run.run}", f"{run.seed}", began, minutes, f"{done:,}", f"{run.samples:,}"),
+            *(f"{run.run}", _options(run), began, minutes, f"{done:,}", f"{run.samples:,}"),
             f"{there}, {machine.platform}",
             f"`{run.code}`",
         )
+
+
+def _options(run: RunLine) -> str:
+    """What makes the same schedule again."""
+    words = [f"--seed {run.seed}"]
+    words += [f"--kinds {','.join(run.kinds)}"] if run.kinds else []
+    words += [f"--pace {run.pace:g}"] if run.pace != 1 else []
+    return f"`{' '.join(words)}`"
 
 
 def _processes(faults: Sequence[FaultLine]) -> Iterator[Sequence[str]]:

@@ -80,10 +80,15 @@ class Fault:
 
 
 def schedule(
-    seed: int, seconds: float, targets: Targets, kinds: Collection[str] = KINDS
+    seed: int,
+    seconds: float,
+    targets: Targets,
+    kinds: Collection[str] = KINDS,
+    pace: float = 1.0,
 ) -> list[Fault]:
     """All faults of a run, in order; `targets` names the processes of each kind.
 
+    With `pace` they are so many times as often.
     Raises ValueError for a kind that there is not.
     """
     if unknown := set(kinds) - set(KINDS):
@@ -92,14 +97,16 @@ def schedule(
         fault
         for kind in KINDS
         if kind in kinds
-        for fault in _lane(kind, random.Random(f"{seed}/{kind}"), seconds, targets)
+        for fault in _lane(
+            kind, EVERY_S[kind] / pace, random.Random(f"{seed}/{kind}"), seconds, targets
+        )
     ]
     ordered = sorted(faults, key=lambda fault: (fault.due_s, KINDS.index(fault.kind)))
     return [replace(fault, number=number) for number, fault in enumerate(ordered)]
 
 
-def _lane(kind: str, chance: random.Random, seconds: float, targets: Targets) -> list[Fault]:
-    every_s = min(EVERY_S[kind], seconds / LEAST_A_LANE)
+def _lane(kind: str, seed: str, every_s: float, seconds: float, targets: Targets) -> list[Fault]:
+    chance, every_s = random.Random(seed), min(every_s, seconds / LEAST_A_LANE)
     faults: list[Fault] = []
     due_s = every_s * chance.uniform(0.2, 1.0)
     while due_s < seconds:

@@ -45,6 +45,9 @@ def chaos(
     kinds: Annotated[
         str, typer.Option(help="What is broken, separated by commas; everything by default.")
     ] = "",
+    pace: Annotated[
+        float, typer.Option(min=0.1, max=20, help="Break things so many times as often.")
+    ] = 1.0,
     ledger: Annotated[Path | None, typer.Option(help="Where each fault becomes a line.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the run's line as JSON.")] = False,
 ) -> None:
@@ -63,7 +66,7 @@ def chaos(
     if mend(path):
         _say(f"{path}: the last line was torn, and is cut off")
     with _stack(seed) as (stack, keep):
-        run = _run(stack, path, seed, minutes, kinds)
+        run = _run(stack, path, seed, minutes, kinds, pace)
         faults, line = _through(run, stack)
         append(path, [line])
         if not line.ok:
@@ -122,12 +125,11 @@ def _stack(seed: int) -> Iterator[Any]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(stack: Any, path: Path, seed: int, minutes: float, kinds: str) -> "ChaosRun":
+def _run(stack: Any, path: Path, seed: int, minutes: float, kinds: str, pace: float) -> "ChaosRun":
     from consumers.reliability.ledger import append, next_run
-    from consumers.reliability.schedule import KINDS
     from infra.cli.chaos_run import ChaosRun
 
-    wanted = [kind.strip() for kind in kinds.split(",") if kind.strip()] or KINDS
+    wanted = [kind.strip() for kind in kinds.split(",") if kind.strip()]
     try:
         return ChaosRun(
             stack,
@@ -135,6 +137,7 @@ def _run(stack: Any, path: Path, seed: int, minutes: float, kinds: str) -> "Chao
             seed,
             minutes,
             wanted,
+            pace,
             lambda line: append(path, [line]),
             _say,
         )

@@ -4,13 +4,13 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 import psutil
 
 from consumers.reliability.ledger import Books, FaultLine, Machine, Proof, RunLine
-from consumers.reliability.schedule import schedule
+from consumers.reliability.schedule import KINDS, schedule
 from infra.cli import chaos_world as world
 from infra.cli.chaos_faults import Faults
 from infra.cli.chaos_stack import ChaosStack, Say
@@ -102,13 +102,15 @@ class ChaosRun:
         run: int,
         seed: int,
         minutes: float,
-        kinds: Collection[str],
+        kinds: Sequence[str],
+        pace: float,
         note: Callable[[FaultLine], None],
         say: Say,
     ) -> None:
         self._stack, self._note, self._say = stack, note, say
         self._run, self._seed, self._minutes = run, seed, minutes
-        self._plan = schedule(seed, 60 * minutes, world.TARGETS, kinds)
+        self._kinds, self._pace = list(kinds), pace
+        self._plan = schedule(seed, 60 * minutes, world.TARGETS, kinds or KINDS, pace)
         self._watch = Watch(stack.log)
         self._missions = Missions(stack, self._watch)
         self._breaches: list[str] = []
@@ -218,6 +220,8 @@ class ChaosRun:
             seed=self._seed,
             began=self._began_utc.isoformat(timespec="seconds"),
             minutes=self._minutes,
+            kinds=self._kinds,
+            pace=self._pace,
             interrupted=self.stop.is_set(),
             seconds=round(time.monotonic() - self._began, 1),
             machine=machine(),

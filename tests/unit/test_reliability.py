@@ -79,6 +79,11 @@ def test_a_run_of_25_minutes_has_faults_enough() -> None:
         assert counts[kind] == pytest.approx(1500 / every_s, rel=0.4)
 
 
+def test_a_pace_makes_faults_so_many_times_as_often() -> None:
+    usual, often = (schedule(1, 1500, TARGETS, ["supervisor"], pace) for pace in (1, 8))
+    assert len(often) == pytest.approx(8 * len(usual), rel=0.2)
+
+
 def test_an_unknown_kind_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="no kind brokr: there are provider"):
         schedule(1, 60, TARGETS, ["brokr"])
@@ -328,7 +333,8 @@ def test_the_page_has_totals_times_and_how_to_make_it_again() -> None:
 
 
 def test_the_page_hides_no_breach() -> None:
-    text = page([run(breaches=["the books: a | b"])], "r.jsonl", "r.md")
+    text = page([run(breaches=["the books: a | b"], pace=2.5, kinds=["kafka"])], "r.jsonl", "r.md")
+    assert "`--seed 7 --kinds kafka --pace 2.5`" in text
     assert "## Not as promised" in text and r"the books: a \| b" in text
 
 
