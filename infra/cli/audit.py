@@ -114,7 +114,7 @@ def _balance(report: "AuditReport") -> "Table":
 def _rows(report: "AuditReport") -> Iterator[tuple[str, str, str]]:
     n = Counter(report.counts)
     megabytes = f"{n['objects_checked']:,} checked, {n['objects_bytes'] / 1e6:,.1f} MB"
-    yield "records", f"{n['records']:,}", _parts(n, "", {"dead_letters": ""})
+    yield "records", f"{n['records']:,}", _parts(n, "", _LETTERS)
     yield "problems", f"{n['problems']:,}", _parts(n, "problems_", dict.fromkeys(_FATES, ""))
     groups = {"learnt": "", "dropped": _listed(report.dropped)}
     groups |= dict.fromkeys(("refused", "dead", "lost", "waiting"), "") | {"open": " in uploads"}
@@ -153,6 +153,7 @@ _ROBOTS = {
     "releases": ("committed", "rolled_back"),
     "safety_events": ("copied",),
 }
+_LETTERS = {"dead_letters": "", "letters_requeued": "", "letters_dropped": ""}
 _FATES = ("sampled", "cancelled", "dead", "in_flight", "lost")
 
 
