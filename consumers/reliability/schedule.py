@@ -88,8 +88,7 @@ def schedule(
 ) -> list[Fault]:
     """All faults of a run, in order; `targets` names the processes of each kind.
 
-    With `pace` they are so many times as often.
-    Raises ValueError for a kind that there is not.
+    With `pace` they are so many times as often. Raises ValueError for a kind that there is not.
     """
     if unknown := set(kinds) - set(KINDS):
         raise ValueError(f"no kind {', '.join(sorted(unknown))}: there are {', '.join(KINDS)}")
@@ -97,9 +96,7 @@ def schedule(
         fault
         for kind in KINDS
         if kind in kinds
-        for fault in _lane(
-            kind, EVERY_S[kind] / pace, random.Random(f"{seed}/{kind}"), seconds, targets
-        )
+        for fault in _lane(kind, f"{seed}/{kind}", EVERY_S[kind] / pace, seconds, targets)
     ]
     ordered = sorted(faults, key=lambda fault: (fault.due_s, KINDS.index(fault.kind)))
     return [replace(fault, number=number) for number, fault in enumerate(ordered)]
