@@ -58,12 +58,17 @@ def acting(
 def _again(
     log: Log, selection: Selection, robot_id: str, document: Mapping[str, Any], controller: bool
 ) -> Found:
-    from consumers.whatif.acting import compare_states, fuse_again, read_robot_log
+    from consumers.whatif.acting import compare_states, events, fuse_again, read_robot_log
+    from schemas.acting import SensorFrame
 
     spec, file = _spec(robot_id, document, controller)
     robot = read_robot_log(log, robot_id, selection.range, controller)
     again = fuse_again(robot.frames, robot_id, spec)
-    found: Found = {"frames": len(robot.frames), "fusion": compare_states(robot, again)}
+    found: Found = {
+        "frames": len(robot.frames),
+        "first_frame": events(robot.frames, SensorFrame)[0].seq,
+        "fusion": compare_states(robot, again),
+    }
     return found | (_commands(robot, file, again) if file else {})
 
 
@@ -192,6 +197,11 @@ def _number(value: float | None) -> str:
 
 def _lines(one: Found) -> Iterator[str]:
     both: Refused = one["fusion"]
+    if one["first_frame"]:
+        yield (
+            f"the range begins at frame {one['first_frame']:,} of a boot: there the filter starts "
+            "anew, and recorded counts go back further; compare whole boots"
+        )
     same = f"{both.same:,} of {both.recorded.states:,} states are the recorded ones"
     yield f"{same}, to the last bit; two of one frame are {both.apart_m:.4f} m apart at most"
     if "commands" not in one:

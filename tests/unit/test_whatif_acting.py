@@ -182,6 +182,15 @@ def test_the_verb_takes_a_file_with_other_settings(
     assert "RMSE from the truth, m" in out
 
 
+def test_a_range_inside_a_boot_is_said_to_be_one(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whatif.run("fusion", selection=Selection(tuple(TOPICS), parse_range("-100"), key=ID))
+    assert "of a boot: there the filter starts anew" in capsys.readouterr().out
+    whatif.run("fusion", selection=Selection(tuple(TOPICS), parse_range("start"), key=ID))
+    assert "of a boot" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("through", "setting", "says"),
     [
