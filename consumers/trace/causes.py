@@ -17,6 +17,8 @@ CHILD = "continues"
 """How a version is linked to its parent."""
 LEARNS = "learns from"
 """How an upload is linked to its groups."""
+MADE_BY = frozenset({"sampled under", "computed on", "decided by"})
+"""How something is linked to the version that made it; never followed."""
 _ORDER = re.compile(r"\border ([^\s:]+)")
 
 
@@ -69,7 +71,7 @@ def causes(record: Record, event: Event) -> Iterator[Link]:
     yield from _of_acting(event)
     yield from _of_missions(event)
     if letter := record.headers.get(REQUEUE_OF):
-        yield Link("sends again", Place(letter.decode(errors="replace")))
+        yield Link("repeats", Place(letter.decode(errors="replace")))
     if original := record.headers.get(REPLAY_OF):
         at = original.decode(errors="replace")
         yield Link("replays", Lost(Name("original", at), "it lies in another namespace"))
@@ -105,7 +107,7 @@ def _of_learning(event: Event) -> Iterator[Link]:
         case learning.DeadLetter():
             yield Link("buries", Place(event.at))
         case learning.DeadLetterResolution():
-            yield Link(f"tells it {event.action}", Place(event.letter))
+            yield Link(f"settles as {event.action}", Place(event.letter))
 
 
 def _of_version(event: learning.WeightVersion) -> Iterator[Link]:

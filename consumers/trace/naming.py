@@ -106,10 +106,12 @@ def _of_robot(name: Name, first: str, last: str) -> Iterator[Look]:
     elif name.kind == "command" and robot and middle.isdigit():
         # Its epoch is the offset of a claim before it.
         for look in _in(COMMANDS, Test("seq", int(last)), robot):
-            yield replace(look, start=int(middle))
+            yield replace(look, start=int(middle), one=True)
     elif name.kind in topics and robot:
         field = "frame_seq" if name.kind == "state" else "seq"
-        yield from _in(topics[name.kind], Test(field, int(last)), robot)
+        # These topics are long, and a copy of a record comes after it.
+        for look in _in(topics[name.kind], Test(field, int(last)), robot):
+            yield replace(look, one=True)
 
 
 def _in(topic: Topic, test: Test, key: str | None = None) -> Iterator[Look]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from consumers.trace.causes import MADE_BY
 from consumers.trace.graph import Edge, Graph
 from consumers.trace.nodes import Node
 from consumers.trace.summary import batch, plural
@@ -22,7 +23,7 @@ class Item:
     text: str = ""
     hidden: int = 0
     again: bool = False
-    """Whether it stands further above already, with what is below it."""
+    """Whether it stands further above already."""
     items: list["Item"] = field(default_factory=list)
 
 
@@ -37,14 +38,16 @@ class _Outline:
         self, graph: Graph, edges: Mapping[str, Sequence[Edge]], way: Way, every: bool
     ) -> None:
         self._graph, self._edges, self._way, self._every = graph, edges, way, every
-        self._seen: set[str] = set()
+        self._told: set[str] = set()
+        self._grown: set[str] = set()
 
     def item(self, how: str, node: Node) -> Item:
         """A node and what is below it."""
-        if node.ref in self._seen:
-            return Item(how, node, again=True)
-        self._seen.add(node.ref)
-        found = Item(how, node)
+        found = Item(how, node, again=node.ref in self._told)
+        self._told.add(node.ref)
+        if node.ref in self._grown or (how in MADE_BY and self._way == "up"):
+            return found
+        self._grown.add(node.ref)
         for (verb, kind), nodes in self._kinds(node).items():
             shown = nodes if self._every or len(nodes) <= SHOWN + 1 else nodes[:SHOWN]
             found.items += [self.item(verb, one) for one in shown]

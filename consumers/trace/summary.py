@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from consumers.trace.causes import CHILD, LEARNS
+from consumers.trace.causes import CHILD, LEARNS, MADE_BY
 from consumers.trace.graph import Graph
 from consumers.trace.nodes import Node
 
@@ -73,12 +73,11 @@ def above(graph: Graph, root: Node) -> Iterator[Node]:
     edges, level, seen = graph.causes(), [root.ref], {root.ref}
     while level:
         reached = []
-        for ref in level:
-            for edge in edges.get(ref, ()):
-                if edge.how != CHILD and edge.cause not in seen:
-                    seen.add(edge.cause)
-                    reached.append(edge.cause)
-        yield from (graph.nodes[ref] for ref in reached)
+        for edge in (edge for ref in level for edge in edges.get(ref, ())):
+            if edge.how != CHILD and edge.cause not in seen:
+                seen.add(edge.cause)
+                yield graph.nodes[edge.cause]
+                reached += [] if edge.how in MADE_BY else [edge.cause]
         level = reached
 
 

@@ -196,8 +196,7 @@ def _line(item: Item, way: Way) -> Text:
 
     from consumers.trace.outline import facts_text
 
-    it = " it" if way == "down" and item.how else ""
-    line = Text(f"{item.how}{it}  " if item.how else "", style="dim")
+    line = Text(f"{_verb(item.how, way)}  " if item.how else "", style="dim")
     node = item.node
     if node is None:
         return line.append(item.text, style="not dim italic")
@@ -208,3 +207,10 @@ def _line(item: Item, way: Way) -> Text:
     if node.missing:
         return line.append(f" missing: {node.missing}", style="not dim yellow")
     return line if item.again else line.append(f"  {facts_text(node)}")
+
+
+def _verb(how: str, way: Way) -> str:
+    """What the other does, in a tree of effects: refuses it as stale."""
+    if way == "up":
+        return how
+    return how.replace(" as ", " it as ") if " as " in how else f"{how} it"

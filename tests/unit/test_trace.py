@@ -114,6 +114,11 @@ def test_parents_are_followed_as_far_as_is_asked(learnt: Scene) -> None:
     assert "back" in names(learnt, up(learnt, "main@3", parents=1))
 
 
+def test_what_made_its_parents_is_no_batch_of_a_version(learnt: Scene) -> None:
+    traced = up(learnt, "main@3", parents=3)
+    assert [one.groups for one in by_mission(traced.graph, traced.roots[0])] == [1]
+
+
 def test_depth_bounds_both_ways(learnt: Scene) -> None:
     assert names(learnt, up(learnt, "main@1", depth=1)) == {"u0", "u1", "v0"}
     assert names(learnt, down(learnt, learnt["p0"].at, depth=2)) == {"g0", "u0"}
