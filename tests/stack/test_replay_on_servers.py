@@ -1,5 +1,6 @@
 """`ralo replay` on real servers: interrupted, taken up, exact to the record; and its sandboxes."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -7,20 +8,24 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from typer.testing import CliRunner
 
+from consumers.replay import MissingReferences
 from infra.cli.latency_chains import delete_topics
+from infra.cli.replay import replay
+from infra.cli.sandboxes import NoSandbox
 from infra.copying import Raw, original_of
 from infra.embedded.stack import Endpoints
 from infra.envelope import message
 from infra.kafka.log import KafkaLog
+from infra.settings import settings
 from schemas.acting import Reading, SensorFrame
 from schemas.learning import SampleGroup
 from schemas.tensors import ObjectRef
@@ -36,7 +41,7 @@ OLD_MS = int(time.time() * 1000) - 30 * 24 * 3600 * 1000
 @pytest.fixture
 def log(stack: Endpoints, namespace: str) -> Iterator[KafkaLog]:
     found = KafkaLog(stack.kafka, namespace)
-    found.provision([replace(topic, retention_ms=-1) for topic in TOPICS.values()])
+    found.provision([dataclasses.replace(topic, retention_ms=-1) for topic in TOPICS.values()])
     yield found
     delete_topics(found)
 
@@ -74,6 +79,24 @@ def ralo(environ: dict[str, str], *arguments: object) -> Any:
     ran = subprocess.run(command(*arguments), env=environ, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
+
+
+@pytest.fixture
+def here(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """The verb in this process: what it says in JSON, or raises."""
+    for name, value in environ.items():
+        if name.startswith("RALO_"):
+            monkeypatch.setenv(name, value)
+
+    def verb(*arguments: object) -> Any:
+        settings.cache_clear()
+        found = CliRunner().invoke(replay, [*map(str, arguments), "--json"])
+        if found.exception:
+            raise found.exception
+        return json.loads(found.stdout)
+
+    yield verb
+    settings.cache_clear()
 
 
 def fill(log: KafkaLog) -> None:
@@ -118,14 +141,7 @@ def test_interrupted_and_taken_up_each_record_is_there_once(
     fill(log)
     selected = ("--topic", "sensor-frames", "--sandbox", sandbox, "--json")
     inside = KafkaLog(log.bootstrap, f"sandbox.{sandbox}.")
-    slow = subprocess.Popen(command(*selected), env=environ, stdout=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not (has_topic(inside) and copied(inside) > 20):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    slow.send_signal(signal.SIGINT)
-    said = json.loads(slow.communicate(timeout=30)[0])
-    assert slow.returncode == 130 and said["interrupted"]
+    said = interrupted(inside, environ, *selected)
     assert 0 < said["records"] < FRAMES
     assert "--resume" in said["resume"] and sandbox in said["resume"]
     twice = subprocess.run(command(*selected), env=environ, capture_output=True, text=True)
@@ -142,6 +158,23 @@ def test_interrupted_and_taken_up_each_record_is_there_once(
         of = [original_of(raw.headers) for raw in copies[number]]
         assert of == [f"{origin}{raw.offset}" for raw in records]
     assert retention(inside) == "-1", "or what is old would be deleted at once"
+
+
+def interrupted(inside: KafkaLog, environ: dict[str, str], *arguments: object) -> Any:
+    """What a replay says that is interrupted on its way."""
+    slow = subprocess.Popen(command(*arguments), env=environ, stdout=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 120
+        while not (has_topic(inside) and copied(inside) > 20):
+            assert time.monotonic() < until and slow.poll() is None
+            time.sleep(0.05)
+        slow.send_signal(signal.SIGINT)
+        said = json.loads(slow.communicate(timeout=60)[0])
+    finally:
+        slow.kill()
+        slow.communicate()
+    assert slow.returncode == 130 and said["interrupted"]
+    return said
 
 
 def copied(log: KafkaLog) -> int:
@@ -161,7 +194,7 @@ def retention(log: KafkaLog) -> str:
 
 
 def test_missing_objects_and_sandboxes(
-    log: KafkaLog, environ: dict[str, str], sandbox: str
+    log: KafkaLog, here: Callable[..., Any], sandbox: str
 ) -> None:
     gone = ObjectRef(key="samples/gone.json", sha256="0" * 64, size_bytes=9)
     group = SampleGroup(
@@ -174,24 +207,21 @@ def test_missing_objects_and_sandboxes(
     )
     log.append([message(group)])
     chosen = ("--topic", SAMPLES.name, "--mission", "m", "--sandbox", sandbox, "--speed", "max")
-    refused = subprocess.run(command(*chosen), env=environ, capture_output=True, text=True)
-    assert refused.returncode == 1
-    assert "samples/gone.json is missing" in refused.stderr and "--allow-missing" in refused.stderr
-    dry = ralo(environ, *chosen, "--dry-run", "--json")
+    with pytest.raises(MissingReferences, match=r"samples/gone.json is missing") as refused:
+        here(*chosen)
+    assert "--allow-missing" in str(refused.value)
+    dry = here(*chosen, "--dry-run")
     assert dry["topics"] == {"samples": {"sample-group": {"records": 1, "bytes": dry["bytes"]}}}
     assert (dry["references"]["objects"], dry["references"]["faults"]) == (1, 1)
-    assert not has_topic(KafkaLog(log.bootstrap, f"sandbox.{sandbox}.")), "nothing was made"
-    assert ralo(environ, *chosen, "--allow-missing", "--json")["records"] == 1
-    outside = environ | {"RALO_NAMESPACE": ""}
-    assert {"sandbox": sandbox, "records": 1, "topics": {"samples": 1}, "objects": 0} in ralo(
-        outside, "list", "--json"
-    )
-    nobody = subprocess.run(
-        command("drop", "nosuch", "--yes"), env=outside, capture_output=True, text=True
-    )
-    assert nobody.returncode == 1 and sandbox in nobody.stderr
-    assert ralo(outside, "drop", sandbox, "--yes", "--json")["records"] == 1
-    assert not has_topic(KafkaLog(log.bootstrap, f"sandbox.{sandbox}."))
+    inside = KafkaLog(log.bootstrap, f"sandbox.{sandbox}.")
+    assert not has_topic(inside), "nothing was made"
+    assert here(*chosen, "--allow-missing")["records"] == 1
+    listed = {"sandbox": sandbox, "records": 1, "topics": {"samples": 1}, "objects": 0}
+    assert listed in here("list")
+    with pytest.raises(NoSandbox, match=sandbox):
+        here("drop", "nosuch", "--yes")
+    assert here("drop", sandbox, "--yes")["records"] == 1
+    assert not has_topic(inside)
     assert len(log.ends("samples")) == SAMPLES.partitions, "the original is there"
 
 
