@@ -83,6 +83,11 @@ class Containers:
         """SIGKILL the server; `up` starts it again on what it had written."""
         self._running[name].get_wrapped_container().kill()
 
+    def restart(self, name: str, report: Report) -> Endpoints:
+        """Stop the server as `docker stop` does, and start it again on the same port."""
+        self._running[name].get_wrapped_container().stop()
+        return self.up(report)
+
     def down(self, report: Report) -> None:
         """Remove the containers and what they hold."""
         for container in self._running.values():
