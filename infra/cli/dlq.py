@@ -222,10 +222,12 @@ def _carry_out(
 
 
 def _result(outcome: Outcome) -> str:
+    from infra.cli.dlq_view import count_of
+
     others = f", {outcome.before:,} by another meanwhile" if outcome.before else ""
     return (
-        f"{outcome.done:,} letters done{others}, in {outcome.transactions:,} transactions "
-        f"(run {outcome.run})"
+        f"{count_of(outcome.done)} done{others} (run {outcome.run}, "
+        f"transactions: {outcome.transactions:,})"
     )
 
 

@@ -152,7 +152,7 @@ def print_plan(document: Mapping[str, Any]) -> None:
     topics = ", ".join(f"{count:,} of {topic}" for topic, count in document["topics"].items())
     would = "would be" if document["dry_run"] else "to be"
     print(
-        f"{document['letters']:,} letters {would} {document['action']}"
+        f"{count_of(document['letters'])} {would} {document['action']}"
         + (f": {topics}" if topics else "")
     )
     if document["settled_before"]:
@@ -171,6 +171,11 @@ def print_plan(document: Mapping[str, Any]) -> None:
         print(f"    {count:,}, the first {first}: {why}")
     if len(reasons) > SHOWN:
         print(f"    and for {len(reasons) - SHOWN:,} more reasons; all are in --json")
+
+
+def count_of(letters: int) -> str:
+    """So many letters, in words."""
+    return f"{letters:,} letter{'' if letters == 1 else 's'}"
 
 
 def _row(book: Book, letter: Letter) -> dict[str, Any]:
