@@ -21,7 +21,7 @@ ON_SERVERS = ["-m", "stack and not compose and not chaos"]
 COMPOSE = ["-m", "compose"]
 CHAOS = ["-m", "chaos"]
 FAST = ["-m", "not stack and not slow", "-n", "auto"]
-FAST_FOLDERS = ["tests/unit", "tests/contract"]
+FAST_FOLDERS = ["tests/unit", "tests/contract", "tests/simulation"]
 
 
 NO_TESTS = 5

@@ -10,8 +10,9 @@ LATE_MAX_S = 20.0
 
 def befall(world: World, seconds: float, count: int) -> None:
     """Have so many things happen within so many seconds."""
+    names = [*sorted(MISFORTUNES), *OFTEN]
     for _ in range(count):
-        misfortune = MISFORTUNES[world.random.choice(sorted(MISFORTUNES))]
+        misfortune = MISFORTUNES[world.random.choice(names)]
         world.time.call(world.random.uniform(0.0, seconds), partial(misfortune, world))
 
 
@@ -83,6 +84,9 @@ def _double(world: World, life: Life) -> None:
     world.fault("double", f"{life.name} is started a second time")
     life.slot.start()
 
+
+OFTEN = ("request twice",) * 4
+"""Of little harm alone, but what tears a transaction apart begins with it."""
 
 MISFORTUNES: dict[str, Callable[[World], None]] = {
     "abort": _arm("abort_next"),

@@ -29,11 +29,11 @@ class Outcome:
 def run_seed(seed: int, details: bool = False, planted: bool = False) -> Outcome:
     """Run a seed; its breaches are in the tally.
 
-    With `details` the hash of its log is computed; with `planted`, proofs, which would find some
-    planted bugs too but take long, are left out.
+    With `details` the hash of its log is computed. With `planted` it is one of the learning loop,
+    and proofs, which take long, are left out.
     """
     began = time.process_time()
-    scenario = scenario_of(seed)
+    scenario = "control" if planted else scenario_of(seed)
     world: World = acting_world(seed) if scenario == "robot" else learning_world(seed, scenario)
     world.run()
     if scenario == "robot":

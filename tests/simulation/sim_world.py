@@ -97,6 +97,7 @@ class Slot:
         """Start a process, whatever became of the one before."""
         self.world.say(f"{self.name} starts")
         self.life = Life(self)
+        self.world.lives.append(self.life)
 
     def ended(self, life: Life) -> None:
         """Start it again; where that takes longer than a session, its partitions move."""
@@ -107,6 +108,10 @@ class Slot:
             away_s = world.random.choice(world.odds.away_max_s) * world.random.random()
         world.time.call(SESSION_S, lambda: self.expire() if life.current else None)
         world.time.call(away_s, self.start)
+
+    def is_late(self) -> bool:
+        """Whether a request of its to commit is on its way still."""
+        return any(id == self._transactional_id for id, _ in self.world.cluster._late)
 
     def expire(self) -> None:
         """What the broker does when it has heard nothing for too long."""
@@ -132,6 +137,7 @@ class World:
         self.is_done: Callable[[], bool] = lambda: True
         self.quiet_s, self.limit_s, self.look_s = QUIET_S, LIMIT_S, 1.0
         self._seen = (0, 0.0)
+        self._over = False
 
     # -- what processes do ------------------------------------------------------------------
 
@@ -142,11 +148,11 @@ class World:
         if not self.storm:
             return
         odds, drawn = self.odds, self.random.random() / share
-        torn = point == "sent_outputs" and life.slot.kind in TORN and self.cluster._late
+        torn = point == "sent_outputs" and life.slot.kind in TORN and life.slot.is_late()
         if torn and drawn < odds.torn:
             self.fault("torn", f"{life.name}: an old request to commit arrives at {point}")
             self.log.deliver_late()
-            drawn = self.random.random() / 10
+            drawn = self.random.random() / 25
         if drawn < odds.kill:
             self.tally.killed[name] += 1
             self.say(f"{life.name} is killed at {point}")
@@ -208,7 +214,7 @@ class World:
             if not self.time.run(self.limit_s):
                 self.breach(f"not done after {self.limit_s:.0f} s")
         finally:
-            self.storm = False
+            self.storm, self._over = False, True
             self.time.close()
 
     def living(self) -> list[Life]:
@@ -229,9 +235,13 @@ class World:
 
     def say(self, text: str) -> None:
         """Note what happens, for whoever wants to know why a seed fails."""
+        if not self._over:
+            self._note(text)
+
+    def _note(self, text: str) -> None:
         self.tally.history.append(f"{self.time.now_s % 1e5:9.2f} s  {text}")
 
     def breach(self, text: str) -> None:
         """Note what must not be."""
-        self.say(f"BREACH {text}")
+        self._note(f"BREACH {text}")
         self.tally.breaches.append(text)

@@ -16,6 +16,8 @@ from schemas.ids import digest
 from schemas.tensors import ObjectRef
 from streams.learning import aggregator
 
+pytestmark = pytest.mark.slow
+
 
 def caught_within(seeds: int) -> list[str]:
     """The breaches of the first seed that has any."""

@@ -9,6 +9,7 @@ import pytest
 from sim_seeds import run_seed
 
 SEEDS = (3, 6, 7, 12)
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -22,7 +23,6 @@ def test_other_seeds_leave_other_bytes() -> None:
     assert len({run_seed(seed, details=True).log_sha256 for seed in SEEDS}) == len(SEEDS)
 
 
-@pytest.mark.slow
 def test_another_process_with_other_hashes_leaves_the_same_bytes() -> None:
     code = (
         "from sim_seeds import run_seed\n"
