@@ -13,10 +13,12 @@ from pathlib import Path
 from consumers.recompute import manifest
 from consumers.recompute.books import follow, listing_faults, settled, whole_move
 from consumers.recompute.evidence import (
+    NOT_OURS,
     CannotRecompute,
     Expired,
     NotReproduced,
     OtherEnvironment,
+    broke,
     completed,
     must_be_alike,
     must_hash,
@@ -201,9 +203,9 @@ class Chain:
         """Compare what is stored of a version, and keep it for the step that comes next."""
         named = {**event.shards, **event.optimizer}
         for name, ref in event.files.items():
-            self._object(ref, name, keep=False)
+            self._object(ref, f"{self._proof.at}: {name}", keep=False)
         for name, ref in named.items():
-            self._object(ref, name, keep=True)
+            self._object(ref, f"{self._proof.at}: {name}", keep=True)
         self._scratch.keep(named.values())
         self._scratch.clear()
 
@@ -232,6 +234,7 @@ class Chain:
         if record is None or not isinstance(upload, GradientUpload):
             return  # The books name it.
         self._looked.add(at)
+        before = len(self._report.findings)
         with self._finding("record", at):
             for where, why in listing_faults(self._index, record, upload):
                 self._find("books", where, why)
@@ -241,7 +244,8 @@ class Chain:
             must_be_read(samples, upload, what)
             for sample, group in samples:
                 self._sample_objects(sample, group)
-        if self._full and upload.count("chunks"):
+        as_named = len(self._report.findings) == before
+        if self._full and as_named and upload.count("chunks"):
             self._gradient(at, upload, refused)
 
     def _sample_objects(self, record: Record, group: SampleGroup) -> None:
@@ -288,6 +292,10 @@ class Chain:
             self._cannot("elsewhere", str(error))
         except CannotRecompute as error:
             self._find(what, at, f"{prefix}{error}")
+        except NOT_OURS:
+            raise
+        except Exception as error:  # what was changed may break anything on its way
+            self._find(what, at, f"{prefix}{broke(error)}")
 
     def _find(self, what: What, at: str, why: str) -> None:
         version = self._proof.version if self._proof.version >= 0 else None

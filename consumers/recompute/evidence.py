@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from infra.interpreter import run_in_memory
-from infra.store import MissingObject, ObjectStore
+from infra.log import LogError
+from infra.settings import SettingsError
+from infra.store import MissingObject, ObjectStore, StoreUnavailable
 from schemas.effects import BadObject, Effect, Steps
 from schemas.ids import digest
 from schemas.learning import Environment, Spilling
@@ -45,6 +47,15 @@ class NotReproduced(Exception):
     def __init__(self, why: str, at: str | None = None) -> None:
         super().__init__(why)
         self.at = at
+
+
+NOT_OURS = (StoreUnavailable, LogError, SettingsError, MemoryError)
+"""What says nothing of the log: the proof itself cannot go on."""
+
+
+def broke(error: Exception) -> str:
+    """What to say where the work itself breaks on what the log names."""
+    return f"it cannot be made again of what the log names: {type(error).__name__}: {error}"
 
 
 def must_hash(record: Record, sha256: str, what: str) -> None:

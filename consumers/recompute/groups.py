@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from consumers.recompute.evidence import (
+    NOT_OURS,
     CannotRecompute,
     Expired,
     NotReproduced,
     OtherEnvironment,
+    broke,
     must_be_alike,
     threads_of,
 )
@@ -103,6 +105,10 @@ def _prove(index: Index, sampling: Sampling, groups: dict[str, SampleGroup]) -> 
         return _all(groups, "expired", str(error))
     except (CannotRecompute, NotReproduced) as error:
         return _all(groups, "wrong", str(error))
+    except NOT_OURS:
+        raise
+    except Exception as error:  # what was changed may break anything on its way
+        return _all(groups, "wrong", broke(error))
     damaged = {at: [why] for at, why in index.damaged.items() if at in groups}
     for at, why in wrong.items():
         damaged.setdefault(at, []).append(why)

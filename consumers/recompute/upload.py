@@ -122,10 +122,11 @@ def must_be_read(
     """Raise `NotReproduced` where these are not the records that the upload was made of."""
     actual = digest(b"".join(record.value or b"" for record, _ in samples))
     if actual != upload.records_sha256:
+        odd = [record.at for record, group in samples if group.to_bytes() != record.value]
         raise NotReproduced(
             f"{what}: it was made of records with sha256 {upload.records_sha256[:16]}…, those at "
             f"its {len(samples)} places have {actual[:16]}…: was the log changed, or is it "
-            "another one?"
+            "another one?" + (f" Not as a sampler writes them: {', '.join(odd)}" if odd else "")
         )
 
 
