@@ -85,7 +85,8 @@ class KafkaLog:
     def work_reader(self, group: str, topics: Sequence[Topic], instance: str) -> KafkaWorkReader:
         """Join a group as the static member `instance`."""
         client = config.member(self.bootstrap, self.extra, self._names.out(group), instance)
-        return KafkaWorkReader(client, self._names, [t.name for t in topics])
+        partitions = {topic.name: topic.partitions for topic in topics}
+        return KafkaWorkReader(client, self._admin, self._names, partitions)
 
     def state_reader(self, start: Mapping[Partition, int]) -> KafkaStateReader:
         """Read these partitions from these offsets on."""

@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from infra.kafka import config
 from infra.kafka.bounded import Bounded, Stuck
 from infra.kafka.config import Names, logger, translate
+from infra.kafka.coverage import Coverage
 from infra.log import Changes, Expelled, LogUnavailable, Mark, Membership
 from schemas.records import Partition, Record
 
@@ -79,7 +80,9 @@ def to_record(message: Message, names: Names) -> Record:
 class KafkaWorkReader:
     """One static member of a group; see `infra.log.WorkReader`."""
 
-    def __init__(self, client: dict[str, Any], names: Names, topics: Sequence[str]) -> None:
+    def __init__(
+        self, client: dict[str, Any], admin: AdminClient, names: Names, topics: Mapping[str, int]
+    ) -> None:
         self._names = names
         self._consumer = Consumer(client)
         self._bounded = Bounded(self._consumer, client["group.instance.id"])
@@ -88,8 +91,14 @@ class KafkaWorkReader:
         self._closing = False
         self._assigned: list[Partition] = []
         self._revoked: list[Partition] = []
+        shares = {names.out(topic): count for topic, count in topics.items()}
+        self._topics = list(shares)
+        self._coverage = Coverage(admin, client["group.id"], shares)
+        self._subscribe()
+
+    def _subscribe(self) -> None:
         self._consumer.subscribe(
-            [names.out(t) for t in topics],
+            self._topics,
             on_assign=self._on_assign,
             on_revoke=self._on_revoke,
             on_lost=self._on_revoke,
@@ -125,6 +134,11 @@ class KafkaWorkReader:
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """Records in order per partition; also serves the group, so call it often."""
+        if unowned := self._coverage.lacks():
+            names = ", ".join(f"{topic}[{number}]" for topic, number in sorted(unowned))
+            logger.warning("nobody owns %s: joining the group anew", names)
+            self._consumer.unsubscribe()
+            self._subscribe()
         try:
             records = self._positions.take(self._consumer.consume(max_records, timeout_s))
         except KafkaException as error:

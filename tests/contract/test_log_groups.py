@@ -1,5 +1,7 @@
 """Groups: static members, hand-over of partitions, stale memberships."""
 
+import time
+
 import pytest
 from contract_helpers import (
     FOUR,
@@ -19,6 +21,9 @@ from contract_helpers import (
 
 from infra.log import Aborted, Expelled, Fenced, Log, Mark, WorkReader
 from schemas.records import Partition
+
+HEARTBEATS_S = 6.0
+"""Within this every member of a group has heard of a rebalance."""
 
 
 @pytest.fixture
@@ -209,3 +214,19 @@ def test_groups_do_not_share_offsets(world: World, out: Log) -> None:
     assert readers[1].committed([mine[0]]) == {mine[0]: None}
     for reader in readers:
         reader.close()
+
+
+def test_who_dies_while_partitions_change_hands_leaves_none_to_nobody(
+    world: World, out: Log
+) -> None:
+    """Its successor is given what the dead one was to keep, and nobody is told of the rest."""
+    one = out.work_reader("g", [FOUR], "one")
+    joined(world, one, 4)
+    two = out.work_reader("g", [FOUR], "two")
+    # The first knows of the second in the background, and would give half away when it polls.
+    until_s = time.monotonic() + HEARTBEATS_S * (world.name != "memory")
+    while time.monotonic() < until_s:
+        assert two.poll(1, 0.05) == []
+    one.close()
+    successor = out.work_reader("g", [FOUR], "one")
+    share(world, successor, two, 2)
