@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from infra.clock import monotonic, wall
 from infra.envelope import dead_letter, live_message
-from infra.live import LiveWriter
 from infra.log import Log, LogUnavailable
 from infra.patience import GaveUp, Patience
 from schemas.base import Event
@@ -16,13 +15,15 @@ from schemas.learning import DeadLetter
 from schemas.live import LiveInput, LiveProcessor
 from schemas.partitioner import partition_for
 from schemas.records import Partition, Record
-from schemas.topics import TOPICS, NewerSchema, Topic, Undecodable, decode
+from schemas.topics import FOR_EVER, TOPICS, NewerSchema, Topic, Undecodable, decode
 
 logger = logging.getLogger("ralo.live")
 
 _POLL_S = 0.05
 _MAX_RECORDS = 500
 _SAY_EVERY_S = 5.0
+LASTING_S = 24 * 3600.0
+"""How long the broker may be away before events are lost that their topic would keep for ever."""
 
 Stop = threading.Event
 Positions = dict[Partition, int]
@@ -42,7 +43,7 @@ class LiveLoop:
         self._patience = patience or Patience(processor.name)
         self._keys = {robot.encode() for robot in processor.robots}
         self._next_tick_s = 0.0
-        self._outbox = _Outbox(log.live_writer(), processor.name, clock)
+        self._outbox = _Outbox(log, processor.name, clock)
 
     def start(self) -> None:
         """Go through the past that the processor asks for; raises `GaveUp`."""
@@ -137,28 +138,37 @@ class LiveLoop:
 
 
 class _Outbox:
-    """Hands events over, and says now and then how many found no room or were given up."""
+    """Hands events over, and says now and then how many found no room or were given up.
 
-    def __init__(self, writer: LiveWriter, name: str, clock: Callable[[], float]) -> None:
-        self._writer, self._name, self._clock = writer, name, clock
+    What a topic keeps for ever is not given up, however long the broker is away; of the rest what
+    is late is worth nothing.
+    """
+
+    def __init__(self, log: Log, name: str, clock: Callable[[], float]) -> None:
+        self._writer, self._name, self._clock = log.live_writer(), name, clock
+        self._lasting = log.live_writer(patience_s=LASTING_S)
         self._refused = 0
         self._said = (0, 0)
         self._say_next_s = 0.0
 
     def send(self, events: Iterable[Event]) -> None:
         for event in events:
-            self._refused += not self._writer.send(live_message(event))
+            lasts = TOPICS[event.topic].retention_ms == FOR_EVER
+            writer = self._lasting if lasts else self._writer
+            self._refused += not writer.send(live_message(event))
 
     def serve(self) -> None:
         self._writer.serve()
-        counts = (self._refused, self._writer.lost)
+        self._lasting.serve()
+        counts = (self._refused, self._writer.lost + self._lasting.lost)
         if counts != self._said and self._clock() >= self._say_next_s:
             logger.warning("%s: %d events found no room, %d were given up", self._name, *counts)
             self._said, self._say_next_s = counts, self._clock() + _SAY_EVERY_S
 
     def close(self) -> None:
-        self._writer.flush(1.0)
-        self._writer.close()
+        for writer in (self._lasting, self._writer):
+            writer.flush(1.0)
+            writer.close()
 
 
 def is_keyed_by_robot(topic: str) -> bool:
