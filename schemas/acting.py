@@ -40,7 +40,11 @@ class SensorFrame(Event):
     stamp_ms: float = Field(description="when the frame was closed")
     wall_ms: float
     readings: list[Reading]
-    dropped: int = Field(0, description="readings of this boot that found no room so far")
+    dropped: int = Field(
+        0,
+        description="readings of this boot that found no room so far; a lost frame counts at least "
+        "as one, and may be counted by a frame that comes later than the next",
+    )
 
 
 class ChannelHealth(Model):

@@ -1,5 +1,6 @@
 """The books of sensor frames and of the states that are fused from them."""
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -67,6 +68,8 @@ class FrameBook:
         self._partition = Partition(SENSOR_FRAMES.name, number)
         self._first = books.bounds.log(self._partition)[0]
         self._robots: dict[str, _Robot] = {}
+        self._uncounted: dict[tuple[str, str], list[str]] = {}
+        """Gaps of each boot that no frame has counted yet: the link tells of what it gave up."""
 
     def end_of(self, state: FusedState) -> int:
         """How far frames must have been read to judge this state."""
@@ -104,9 +107,12 @@ class FrameBook:
 
     def _judge_sequence(self, boot: _Boot, record: Record, frame: SensorFrame) -> None:
         missing = frame.seq - boot.next_seq
-        counted = missing == 0 or frame.dropped > boot.dropped
         where = f"{record.at}: frame {frame.seq} of {frame.robot_id}, expected {boot.next_seq}"
-        self._books.findings.judge("frame-sequence", counted, where)
+        gaps = self._uncounted.setdefault((frame.robot_id, frame.boot_id), [])
+        gaps += [where] if missing else []
+        if frame.dropped > boot.dropped:
+            gaps.clear()
+        self._books.findings.judge("frame-sequence", True, where)
         self._books.findings.counts["frames_missing"] += missing
         boot.next_seq = frame.seq + 1
         boot.digests[frame.seq] = digest(record.value or b"")
@@ -151,6 +157,8 @@ class FrameBook:
         self._books.findings.counts["frames_unfused"] += missed
 
     def finish(self) -> None:
-        """Count the frames that no state covers yet."""
+        """Judge the gaps that nothing counted; count the frames that no state covers yet."""
+        for where in itertools.chain.from_iterable(self._uncounted.values()):
+            self._books.findings.judge("frame-sequence", False, where)
         waiting = sum(len(robot.waiting) + robot.forgot for robot in self._robots.values())
         self._books.findings.counts["frames_waiting"] += waiting

@@ -54,7 +54,7 @@ LEARNING: dict[str, str] = {
 """The invariants of the learning loop by name."""
 
 ACTING: dict[str, str] = {
-    "frame-sequence": "the frames of a boot have no gap but one that counts what was dropped",
+    "frame-sequence": "the frames of a boot have no gap but those that are counted as dropped",
     "fused-source-end": "the source of a fused state lies inside its partition of `sensor-frames`",
     "fused-source-overlap": "the sources of a robot's fused states do not overlap",
     "fused-source-gap": "no frame lies between two sources but where fusion was away meanwhile",

@@ -1,7 +1,7 @@
 """What actuator and link say to each other, over a pair of sockets that keep messages whole.
 
-Up: sensor frames, and feedback with its number. Down: records of `commands`, and the number up to
-which the log has the feedback.
+Up: sensor frames, and feedback with its number. Down: records of `commands`, the number up to
+which the log has the feedback, and how many frames were given up.
 """
 
 import errno
@@ -51,7 +51,14 @@ class Commands:
     records: Sequence[tuple[int, str, bool]] = ()
 
 
-Letter = Frame | Said | Acknowledged | Commands
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """So many frames of this link's life the log will never have."""
+
+    frames: int
+
+
+Letter = Frame | Said | Acknowledged | Commands | GivenUp
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -72,6 +79,8 @@ def pack(letter: Letter) -> bytes:
             return _NUMBER.pack(b"S", letter.seq) + letter.value
         case Acknowledged():
             return _NUMBER.pack(b"A", letter.seq)
+        case GivenUp():
+            return _NUMBER.pack(b"G", letter.frames)
         case Commands():
             return b"C" + json.dumps([letter.next_offset, letter.records]).encode()
 
@@ -84,9 +93,11 @@ def unpack(data: bytes) -> Letter:
     if kind == b"C":
         next_offset, records = json.loads(data[1:])
         return Commands(next_offset, [(o, text, past) for o, text, past in records])
-    if kind in (b"S", b"A"):
-        _, seq = _NUMBER.unpack_from(data)
-        return Said(seq, data[_NUMBER.size :]) if kind == b"S" else Acknowledged(seq)
+    if kind in (b"S", b"A", b"G"):
+        _, number = _NUMBER.unpack_from(data)
+        if kind == b"S":
+            return Said(number, data[_NUMBER.size :])
+        return Acknowledged(number) if kind == b"A" else GivenUp(number)
     raise ValueError(f"a letter of unknown kind {kind!r}")
 
 

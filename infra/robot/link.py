@@ -27,6 +27,7 @@ from infra.robot.channel import (
     Acknowledged,
     Commands,
     Frame,
+    GivenUp,
     Said,
     pack,
     unpack,
@@ -90,6 +91,7 @@ class LinkProcess:
     def _up(self) -> None:
         # Frames are many, and all but numbers in text: commands, which are few, go as they are.
         writer = self._log.live_writer(compressed=True)
+        told = 0
         try:
             while data := self._end.recv(MESSAGE_BYTES):
                 letter = unpack(data)
@@ -99,6 +101,9 @@ class LinkProcess:
                 elif isinstance(letter, Said):
                     self._said.put(letter)
                 writer.serve()
+                if (lost := self._frames_lost + writer.lost) != told:
+                    told = lost
+                    self._send(pack(GivenUp(lost)))
         except OSError as error:
             logger.debug("up: %s", error)
         finally:

@@ -58,6 +58,10 @@ class Link(Protocol):
         """Hand a frame over; False where there is no room, and it is gone."""
         ...
 
+    def given_up(self) -> int:
+        """How many frames that were handed over are gone, as far as is known, since last asked."""
+        ...
+
     def has_room(self) -> bool:
         """Whether feedback can be handed over."""
         ...
@@ -221,10 +225,12 @@ class ControlLoop:
         if not self._link.takes_frames():
             self._packer.dropped += len(readings)
             return
+        self._packer.dropped += self._link.given_up()
         self._packer.take(readings)
         frame = self._packer.frame(now_ms, wall_ms)
         if frame is not None and not self._link.send_frame(frame):
-            self._packer.dropped += len(frame.readings)
+            # Also one without readings, while the robot does not answer, is missed by its number.
+            self._packer.dropped += max(1, len(frame.readings))
 
     def _say_feedback(self, now_ms: float, wall_ms: float) -> None:
         for order, past in self._local_orders():

@@ -209,6 +209,52 @@ def test_frames_feedback_and_safety_events_go_up(log: Log, robot: Robot) -> None
     assert [f.seq for f in _feedback(log)] == [0, 1, 2, 3, 4]
 
 
+class _GivesUp:
+    """A log whose live writer gives up every frame, as after a long absence of the broker."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._log, name)
+
+    def live_writer(self, **options: object) -> "_GivesUp":
+        self.lost = 0
+        return self
+
+    def send(self, sent: Message) -> bool:
+        self.lost += 1
+        return True
+
+    def serve(self) -> None:
+        pass
+
+    def flush(self, timeout_s: float) -> int:
+        return 0
+
+
+def test_what_the_link_gives_up_comes_back_as_a_count(log: Log, robot: Robot) -> None:
+    robot.log.log = _GivesUp(log)  # type: ignore[assignment]
+    robot.say()
+    robot.until(robot.up.takes_frames)
+    frame = SensorFrame(robot_id=ROBOT, boot_id="b1", seq=0, stamp_ms=1, wall_ms=1e12, readings=[])
+    counted = 0
+
+    def all_counted() -> bool:
+        nonlocal counted
+        counted += robot.up.given_up()
+        return counted == 5
+
+    for _ in range(5):
+        assert robot.up.send_frame(frame)
+    robot.until(all_counted)
+    # A successor counts from nought.
+    robot.links[-1].die()
+    robot.until(lambda: len(robot.links) == 2 and robot.up.send_frame(frame))
+    counted = 4
+    robot.until(all_counted)
+
+
 def keep(robot: Robot, count: int) -> None:
     def event(seq: int) -> SafetyEvent:
         return SafetyEvent(

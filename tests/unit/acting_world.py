@@ -148,7 +148,7 @@ class MemoryLink:
         self.frames: list[SensorFrame] = []
         self.feedback: list[Feedback] = []
         self.room = self.announced = True
-        self.offset = 0
+        self.offset = self.lost = 0
 
     def publish(self, event: Event) -> int:
         """Append to `commands`; answers the offset."""
@@ -167,6 +167,10 @@ class MemoryLink:
         if self.room:
             self.frames.append(frame)
         return self.room
+
+    def given_up(self) -> int:
+        frames, self.lost = self.lost, 0
+        return frames
 
     def has_room(self) -> bool:
         return self.room

@@ -346,3 +346,12 @@ def test_a_change_of_mode_is_said_at_once() -> None:
     world.rover.broken = "gone"
     world.run(10)
     assert world.link.feedback[-1].mode == "SAFE_STOP"
+
+
+def test_frames_that_the_link_gave_up_are_counted_by_the_next() -> None:
+    world = World()
+    world.run(10)
+    before = world.packer.dropped
+    world.link.lost = 7
+    world.run(1)
+    assert world.packer.dropped == before + 7

@@ -165,6 +165,17 @@ def test_what_an_ended_boot_still_sends_is_no_step_back() -> None:
     assert report.counts["outcomes_again"] == 1
 
 
+def test_a_gap_may_be_counted_by_a_later_frame_than_the_next() -> None:
+    log = valid()
+    log.log("f7", frame(7, dropped=1), 2100)
+    assert log.audit().breaches == ["frame-sequence"]
+    log.log("f8", frame(8, dropped=1), 2120)
+    assert log.audit().breaches == ["frame-sequence"]
+    log.log("f9", frame(9, dropped=3), 2140)
+    report = log.audit()
+    assert report.breaches == [], list(names(report))
+
+
 def test_an_offer_that_is_refused_ends_nothing_that_acts() -> None:
     log = valid()
     log.log("again", release("r4", "OFFERED", 1), 2700)
