@@ -120,7 +120,7 @@ class Faults:
         try:
             before_s = 0.0
             for fault in faults:
-                # A lane that is late rests all the same: what has just come back is to do some work.
+                # A late lane rests all the same: what has just come back is to do some work.
                 rest_s = REST * (fault.due_s - before_s) if before_s else 0.0
                 self.over.wait(max(rest_s, fault.due_s - self.elapsed_s()))
                 before_s = fault.due_s
