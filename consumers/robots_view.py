@@ -112,9 +112,10 @@ class RobotView:
 
     def released(self, event: Release) -> None:
         """What comes to act, or went."""
-        self.release = f"{event.version} {event.stage}"
-        self.swaps += event.stage == "SWAPPED"
-        self.rollbacks += event.stage == "ROLLED_BACK"
+        before, self.release = self.release, f"{event.version} {event.stage}"
+        if self.release != before:  # Else it was said again, the log having been away.
+            self.swaps += event.stage == "SWAPPED"
+            self.rollbacks += event.stage == "ROLLED_BACK"
 
 
 class RobotsView:

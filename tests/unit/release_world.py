@@ -152,6 +152,7 @@ class Arm:
     kill_at: Callable[[str], bool] = lambda name: False
     points: list[str] = field(default_factory=list)
     fetch: Fetch | None = None
+    loses: Callable[[Release], bool] = lambda release: False
 
     def start(self) -> Releases:
         """A new process, which knows what is in the log and in the folder."""
@@ -183,11 +184,19 @@ class Arm:
             return None if seen is None else np.asarray(seen, np.float32)
 
         moment = Moment(observe, True, safe, reward)
-        self.log += self.machine.step(moment)
+        out = self.machine.step(moment)
         set_point, more = self.machine.action(moment, ROBOT, len(self.acted))
-        self.log += more
+        self._publish([*out, *more])
         self.acted.append(self.machine.ref if set_point is not None else TRACKER)
         return set_point
+
+    def _publish(self, out: list[Release]) -> None:
+        """To the log and back, until there is nothing more to say."""
+        while out:
+            for release in out:
+                if not self.loses(release):
+                    self.offer(release)
+            out = self.machine.due()
 
     def steps(self, count: int, reward: float | None = None, **more: Any) -> None:
         for _ in range(count):

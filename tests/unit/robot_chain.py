@@ -73,7 +73,8 @@ class ChainedRobot:
 
     def tell(self, event: Event, wall_ms: float = 0.0) -> None:
         """Something that the controller reads in the log."""
-        self.said += self._controller.take(self._record(event, wall_ms))
+        for said in self._controller.take(self._record(event, wall_ms)):
+            self._publish(said, wall_ms)
 
     def period(self, now_ms: float) -> None:
         """One period of the control loop."""
@@ -100,7 +101,13 @@ class ChainedRobot:
                     due_ms = now_ms + self._delay_ms
                     self._on_their_way.append((due_ms, self._record(said, now_ms)))
                 else:
-                    self.said.append(said)
+                    self._publish(said, now_ms)
+
+    def _publish(self, event: Event, wall_ms: float) -> None:
+        """What the controller says is on the log, where it reads its releases back."""
+        self.said.append(event)
+        if isinstance(event, Release):
+            self.tell(event, wall_ms)
 
     def _record(self, event: Event, wall_ms: float) -> Record:
         partition = Partition(event.topic, 0)

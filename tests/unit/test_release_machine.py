@@ -24,8 +24,9 @@ from release_world import (
 )
 from safetensors.numpy import save
 
-from schemas.acting import STAGES, Golden, SafetyEvent
+from schemas.acting import STAGES, Golden, Release, SafetyEvent
 from streams.acting.release.returns import worse
+from streams.acting.release.sayings import AGAIN_STEPS
 
 WHOLE_WAY = list(STAGES[:-1])
 ENOUGH = GATE.shadow_steps + GATE.probation_steps + 6
@@ -51,7 +52,7 @@ def test_an_offer_goes_its_whole_way_and_acts_from_the_swap_on(arm: Arm) -> None
 
 def test_it_acts_on_probation_for_as_many_steps_as_the_gate_says(arm: Arm) -> None:
     arm.offer(offer(arm.store, 0))
-    while "SWAPPED" not in arm.stages(0):
+    while "PROBATION" not in arm.stages(0):
         arm.step(-0.1)
     arm.steps(GATE.probation_steps - 1, -0.1)
     assert "COMMITTED" not in arm.stages(0)
@@ -166,7 +167,7 @@ def test_one_that_earns_less_on_probation_is_rolled_back_to_the_one_before(arm: 
     before = arm.acted[-1]
     arm.steps(12, -0.1)
     arm.offer(offer(arm.store, 1))
-    while "SWAPPED" not in arm.stages(1):
+    while "PROBATION" not in arm.stages(1):
         arm.step(-0.1)
     arm.steps(ENOUGH, -0.4)
     assert "mean reward fell" in arm.reason(1)
@@ -185,7 +186,7 @@ def test_one_that_earns_a_little_less_stays(arm: Arm) -> None:
 def test_the_trackers_reward_is_no_yardstick(arm: Arm) -> None:
     arm.steps(12, -0.1)
     arm.offer(offer(arm.store, 0))
-    while "SWAPPED" not in arm.stages(0):
+    while "PROBATION" not in arm.stages(0):
         arm.step(-0.1)
     arm.steps(ENOUGH, -9.0)
     assert arm.stages(0)[-1] == "COMMITTED"
@@ -196,7 +197,7 @@ def test_what_was_rolled_back_to_acts_after_a_restart_too(arm: Arm) -> None:
     before = arm.acted[-1]
     arm.steps(12, -0.1)
     arm.offer(offer(arm.store, 1))
-    while "SWAPPED" not in arm.stages(1):
+    while "PROBATION" not in arm.stages(1):
         arm.step(-0.1)
     arm.start()
     arm.steps(2, -0.1)
@@ -243,7 +244,7 @@ def test_an_alarm_that_it_may_have_caused_rolls_it_back(
 ) -> None:
     committed(arm)
     arm.offer(offer(arm.store, 1))
-    while "SWAPPED" not in arm.stages(1):
+    while "PROBATION" not in arm.stages(1):
         arm.step(-0.1)
     event = SafetyEvent(
         robot_id=ROBOT,
@@ -268,7 +269,7 @@ def test_an_answer_that_is_not_finite_never_leaves_and_ends_the_probation(arm: A
     blind = [0.0] * len(SEEN)
     answers = Golden(inputs=[blind], outputs=golden_of(huge, blind))
     arm.offer(offer(arm.store, 1, huge, answers))
-    while "SWAPPED" not in arm.stages(1):
+    while "PROBATION" not in arm.stages(1):
         arm.step(-0.1, seen=blind)
     overflows = [1.0, -1.0] * (len(SEEN) // 2)
     set_point = arm.step(-0.1, seen=overflows)
@@ -311,7 +312,7 @@ def test_a_newer_offer_supersedes_what_is_not_swapped_in(arm: Arm) -> None:
 
 def test_an_offer_during_a_probation_waits_for_its_end(arm: Arm) -> None:
     arm.offer(offer(arm.store, 1))
-    while "SWAPPED" not in arm.stages(1):
+    while "PROBATION" not in arm.stages(1):
         arm.step(-0.1)
     arm.offer(offer(arm.store, 2))
     arm.steps(2 * ENOUGH, -0.1)
@@ -426,7 +427,7 @@ def test_a_policy_in_whose_probation_controllers_keep_dying_is_rolled_back(arm: 
 def test_what_a_kill_kept_from_the_log_is_said_after_the_start(arm: Arm) -> None:
     """The folder is written first: the log is told later, and each stage once."""
     arm.offer(offer(arm.store, 0))
-    while "SWAPPED" not in arm.stages(0):
+    while "PROBATION" not in arm.stages(0):
         arm.step(-0.1)
     arm.log[:] = [r for r in arm.log if r.stage == "OFFERED"]  # nothing of it was delivered
     arm.start()
@@ -490,3 +491,68 @@ def test_whatever_kills_come_together_the_books_balance(
     arm.start()
     lives(arm, set(occasions), occasions)
     check_books(arm)
+
+
+# -- a log that is away -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", WHOLE_WAY[1:])
+def test_what_the_log_did_not_get_is_said_again_and_in_order(arm: Arm, lost: str) -> None:
+    occasions = [lost, lost]
+
+    def loses(release: Release) -> bool:
+        if release.stage in occasions:
+            occasions.remove(release.stage)
+            return True
+        return False
+
+    arm.loses = loses
+    arm.offer(offer(arm.store, 0))
+    arm.steps(ENOUGH + 3 * AGAIN_STEPS, -0.1)
+    assert arm.stages(0) == WHOLE_WAY and not occasions
+
+
+@pytest.mark.parametrize("last", WHOLE_WAY[1:5])
+def test_while_the_log_is_away_nothing_is_swapped(arm: Arm, last: str) -> None:
+    """Announce, then act: also the folder is as it was, so a kill changes nothing."""
+    away: list[str] = list(WHOLE_WAY)
+    del away[: away.index(last)]
+    arm.loses = lambda release: release.stage in away
+    arm.offer(offer(arm.store, 0))
+    arm.steps(2 * AGAIN_STEPS, -0.1)
+    assert set(arm.acted) == {TRACKER} and not (arm.folder / "current.json").exists()
+    arm.loses = lambda release: False
+    arm.steps(ENOUGH + AGAIN_STEPS, -0.1)
+    assert arm.stages(0) == WHOLE_WAY and arm.acted[-1].version == 0
+
+
+def test_a_safe_moment_that_has_passed_is_waited_for_again(arm: Arm) -> None:
+    arm.loses = lambda release: release.stage == "SWAPPED"
+    arm.offer(offer(arm.store, 0))
+    arm.steps(GATE.shadow_steps + 3, -0.1)
+    arm.loses = lambda release: False
+    arm.steps(AGAIN_STEPS, -0.1, safe=False)
+    assert arm.stages(0)[-1] == "SWAPPED" and set(arm.acted) == {TRACKER}
+    arm.step(-0.1)
+    assert arm.acted[-1].version == 0
+
+
+def test_what_comes_back_late_and_twice_changes_nothing(arm: Arm) -> None:
+    arm.offer(offer(arm.store, 0))
+    while "SWAPPED" not in arm.stages(0):
+        arm.step(-0.1)
+    for release in list(arm.log):
+        arm.machine.known(release)
+    arm.steps(ENOUGH, -0.1)
+    assert arm.stages(0) == WHOLE_WAY
+
+
+def test_killed_after_the_announcement_it_goes_on_to_the_swap(arm: Arm) -> None:
+    arm.offer(offer(arm.store, 0))
+    while "SWAPPED" not in arm.stages(0):
+        arm.step(-0.1)
+    arm.start()
+    arm.step(-0.1)
+    assert arm.acted[-1] == TRACKER
+    arm.steps(ENOUGH, -0.1)
+    assert arm.stages(0) == WHOLE_WAY and arm.acted[-1].version == 0

@@ -100,6 +100,10 @@ class Controller:
                 self._heed(feedback)
             case SafetyEvent() as event if self._releases:
                 self._releases.note_safety(event)
+            case Release() as release if self._releases:
+                self._releases.known(release)
+                if not self._superseded:
+                    yield from self._releases.due()
             case _:
                 self.replay(record)
 

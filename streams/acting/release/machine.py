@@ -2,12 +2,14 @@
 
     OFFERED → FETCHED → STAGED → WAIT_SAFE → SWAPPED → PROBATION → COMMITTED | ROLLED_BACK
 
-Up to WAIT_SAFE a way lives in memory and in the log alone: after a kill it begins again with its
-files. From SWAPPED on it is in the robot's folder, which is written first: what the folder says
-acts, and the log is told of it afterwards, again if need be. A probation that was cut short counts
-anew, and rolls back where that happened too often, for it may be the policy's doing. A newer offer
-supersedes those that have not come to SWAPPED; a version does not go down, except where the offer
-says why (`reason`: an operator's) or by rolling back.
+SWAPPED is announced at a safe moment, and the swap is made when it was read back from the log,
+with all before it: whatever acts is on the log, and while the log is away nothing is swapped. Until
+then a way lives in memory and in the log alone: after a kill it begins again with its files. From
+the swap on it is in the robot's folder: what the folder says acts, and how its probation ends is
+written there first; the log is told of it afterwards, again if need be. A probation that was cut
+short counts anew, and rolls back where that happened too often, for it may be the policy's doing. A
+newer offer supersedes those that were not swapped in; a version does not go down, except where the
+offer says why (`reason`: an operator's) or by rolling back.
 """
 
 from collections.abc import Callable
@@ -19,10 +21,13 @@ from streams.acting.control.policy import Policy, PolicyError
 from streams.acting.release.candidate import Candidate, Moment, Workshop
 from streams.acting.release.folder import Current, Installed
 from streams.acting.release.returns import Returns, worse
+from streams.acting.release.sayings import Sayings
 from streams.acting.release.ways import Ways
 
 STARTS_MAX = 3
 """Controllers that may die in one probation before the policy is taken for the reason."""
+SAFE_FOR_STEPS = 5
+"""A moment stays safe for so many steps: in so few the log says that it has the announcement."""
 NOT_ITS_DOING = ("operator", "silence", "stale-source", "driver", "loop-stall")
 """Causes of safety events that no set-point brings about."""
 
@@ -42,7 +47,8 @@ class Releases:
         self._shop, self._gate, self._wall_ms = shop, shop.gate, wall_ms
         self._folder, self._point = shop.folder, shop.point
         self._ways = Ways()
-        self._out: list[Release] = []
+        self._says = Sayings()
+        self._since_safe = SAFE_FOR_STEPS + 1
         self._candidate: Candidate | None = None
         self._current: Current | None = None
         self._previous: Policy | None = None
@@ -59,6 +65,7 @@ class Releases:
         """Take in a record of `releases`, of the past or new, this process's own included."""
         if release.policy == self._policy and release.robot_id == self._robot_id:
             self._ways.known(release)
+            self._says.heard(release)
 
     def note_safety(self, event: SafetyEvent) -> None:
         """A stop while a policy is on probation is held against it, where it may be its doing."""
@@ -85,6 +92,8 @@ class Releases:
         """One control step, before its action; what is to be published first because of it."""
         if not self._resumed:
             self._resume()
+        self._says.step()
+        self._since_safe = 0 if moment.is_safe else self._since_safe + 1
         ended_block = self._returns.add(moment.reward) if moment.in_force else False
         if self._on_probation:
             self._try(moment, ended_block)
@@ -92,7 +101,11 @@ class Releases:
             self._choose()
             if self._candidate is not None:
                 self._advance(self._candidate, moment)
-        return self._drain()
+        return self.due()
+
+    def due(self) -> list[Release]:
+        """What is to be published now, some of it because the log has what was said before it."""
+        return self._says.due()
 
     def action(self, moment: Moment, *key: object) -> tuple[list[float] | None, list[Release]]:
         """The set-point of the policy that acts; None where there is none that can say.
@@ -107,11 +120,11 @@ class Releases:
             mean = policy.mean(seen)
             set_point = policy.set_point(mean, *key)
             if np.isfinite(mean).all() and np.isfinite(set_point).all():
-                return set_point, self._drain()
+                return set_point, self.due()
             if not self._on_probation:
                 break
             self._roll_back("its action is not finite")
-        return None, self._drain()
+        return None, self.due()
 
     # -- from offer to swap -------------------------------------------------------------------
 
@@ -136,15 +149,28 @@ class Releases:
 
     def _advance(self, candidate: Candidate, moment: Moment) -> None:
         try:
-            if candidate.waits and moment.is_safe:
+            if candidate.waits and self._is_announced(candidate, moment):
                 self._swap(candidate)
                 return
+            if candidate.waits and not self._says.are_known:
+                return  # It waits for the log, which is not to be held against it.
             for stage in candidate.step(moment, self.acting):
                 self._tell(candidate.offer, stage)
         except PolicyError as error:
             self._point("given_up")
             self._candidate = None
             self._tell(candidate.offer, "ROLLED_BACK", str(error))
+
+    def _is_announced(self, candidate: Candidate, moment: Moment) -> bool:
+        """Whether the log has all up to SWAPPED, and the moment is safe still; else says so."""
+        if not self._says.are_known:
+            return False
+        if moment.is_safe:
+            assert candidate.policy is not None
+            before, after = self.acting.ref if self.acting else None, candidate.policy.ref
+            self._tell(candidate.offer, "SWAPPED", previous=before, acting=after)
+        told = self._ways.told(candidate.offer, "SWAPPED")
+        return told and self._says.are_known and self._since_safe <= SAFE_FOR_STEPS
 
     # -- from swap to the end -----------------------------------------------------------------
 
@@ -153,7 +179,7 @@ class Releases:
         return self._current is not None and self._current.stage == "PROBATION"
 
     def _swap(self, candidate: Candidate) -> None:
-        """From here on the new policy acts: first on disk, then in memory, then in the log."""
+        """From here on the new policy acts: first on disk, then in memory; the log has it."""
         offer, acting = candidate.offer, self.acting
         # The tracker's reward is no yardstick: a first policy that knows nothing has to act.
         same = acting is not None and acting.ref.policy == offer.policy
@@ -262,7 +288,7 @@ class Releases:
             update = {"release_id": again, "reason": reason, "wall_ms": self._wall_ms()}
             offer = done.model_copy(update=update)
             self._ways.known(offer)
-            self._out.append(offer)
+            self._says.add(offer)
 
     def _reloaded(self, installed: Installed | None) -> tuple[Policy | None, str]:
         if installed is None:
@@ -282,30 +308,35 @@ class Releases:
                 self._tell(offer, stage)
         self._tell(offer, current.stage, current.reason)
 
-    def _tell(self, offer: Release, stage: Stage, reason: str = "") -> None:
+    def _tell(
+        self,
+        offer: Release,
+        stage: Stage,
+        reason: str = "",
+        previous: PolicyRef | None = None,
+        acting: PolicyRef | None = None,
+    ) -> None:
         """Say a stage once, and what acts then."""
         if not self._ways.tells(offer, stage):
             return
         current = self._current
         is_current = current is not None and current.release_id == offer.release_id
-        self._out.append(
+        if is_current and self._previous:
+            previous = self._previous.ref
+        self._says.add(
             Release(
                 release_id=offer.release_id,
                 robot_id=self._robot_id,
                 policy=offer.policy,
                 version=offer.version,
                 stage=stage,
-                previous=self._previous.ref if is_current and self._previous else None,
-                acting=self.ref,
+                previous=previous,
+                acting=acting or self.ref,
                 reason=reason,
                 metrics=dict(current.metrics) if is_current and current else {},
                 wall_ms=self._wall_ms(),
             )
         )
-
-    def _drain(self) -> list[Release]:
-        out, self._out = self._out, []
-        return out
 
     def _offer(self, current: Current) -> Release:
         """The release that the folder is about, also where the log has lost its offer."""

@@ -45,6 +45,11 @@ class Ways:
         way.stages.add(stage)
         return True
 
+    def told(self, offer: Release, stage: Stage) -> bool:
+        """Whether that stage was told before."""
+        way = self._ways.get(offer.release_id)
+        return way is not None and stage in way.stages
+
     def offer(self, release_id: str) -> Release | None:
         """The offer of that release, as far as it is known."""
         way = self._ways.get(release_id)
