@@ -1,7 +1,7 @@
 """What actuator and link say to each other, over a pair of sockets that keep messages whole.
 
 Up: sensor frames, and feedback with its number. Down: records of `commands`, the number up to
-which the log has the feedback, and how many frames were given up.
+which the log has the feedback, and what became of frames.
 """
 
 import errno
@@ -15,7 +15,7 @@ _BUFFER_BYTES = 4 << 20
 MESSAGE_BYTES = 512 * 1024
 RECORDS_BYTES = 12 * 1024
 """Of records in one message: what a control loop decodes at once."""
-_NUMBER = struct.Struct(">cq")
+_NUMBER, _NUMBERS = struct.Struct(">cq"), struct.Struct(">cqq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,14 @@ class Commands:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUp:
-    """So many frames of this link's life the log will never have."""
+class FramesDone:
+    """Of the frames of this link's life, how many are delivered or given up, and the latter."""
 
-    frames: int
+    done: int
+    given_up: int
 
 
-Letter = Frame | Said | Acknowledged | Commands | GivenUp
+Letter = Frame | Said | Acknowledged | Commands | FramesDone
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -79,8 +80,8 @@ def pack(letter: Letter) -> bytes:
             return _NUMBER.pack(b"S", letter.seq) + letter.value
         case Acknowledged():
             return _NUMBER.pack(b"A", letter.seq)
-        case GivenUp():
-            return _NUMBER.pack(b"G", letter.frames)
+        case FramesDone():
+            return _NUMBERS.pack(b"D", letter.done, letter.given_up)
         case Commands():
             return b"C" + json.dumps([letter.next_offset, letter.records]).encode()
 
@@ -93,11 +94,12 @@ def unpack(data: bytes) -> Letter:
     if kind == b"C":
         next_offset, records = json.loads(data[1:])
         return Commands(next_offset, [(o, text, past) for o, text, past in records])
-    if kind in (b"S", b"A", b"G"):
-        _, number = _NUMBER.unpack_from(data)
-        if kind == b"S":
-            return Said(number, data[_NUMBER.size :])
-        return Acknowledged(number) if kind == b"A" else GivenUp(number)
+    if kind in (b"S", b"A"):
+        _, seq = _NUMBER.unpack_from(data)
+        return Said(seq, data[_NUMBER.size :]) if kind == b"S" else Acknowledged(seq)
+    if kind == b"D":
+        _, done, given_up = _NUMBERS.unpack(data)
+        return FramesDone(done, given_up)
     raise ValueError(f"a letter of unknown kind {kind!r}")
 
 

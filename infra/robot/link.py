@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.envelope import dead_letter, message
-from infra.live import LiveReader
+from infra.live import LiveReader, LiveWriter
 from infra.log import Log, LogError, LogUnavailable, Message, OffsetLost
 from infra.robot.channel import (
     MESSAGE_BYTES,
@@ -27,7 +27,7 @@ from infra.robot.channel import (
     Acknowledged,
     Commands,
     Frame,
-    GivenUp,
+    FramesDone,
     Said,
     pack,
     unpack,
@@ -44,6 +44,8 @@ logger = logging.getLogger("ralo.link")
 
 DRAIN_S = 5.0
 LOCK_S = 15.0
+FRAMES_AT_ONCE = 25
+"""How many frames are told at once to be done with."""
 _POLL_S = 0.05
 _PAUSE_S = 0.2
 
@@ -91,19 +93,20 @@ class LinkProcess:
     def _up(self) -> None:
         # Frames are many, and all but numbers in text: commands, which are few, go as they are.
         writer = self._log.live_writer(compressed=True)
-        told = 0
+        frames, told = 0, FramesDone(0, 0)
         try:
             while data := self._end.recv(MESSAGE_BYTES):
                 letter = unpack(data)
                 if isinstance(letter, Frame):
+                    frames += 1
                     frame = self._message(SensorFrame, letter.value)
                     self._frames_lost += not writer.send(frame)
                 elif isinstance(letter, Said):
                     self._said.put(letter)
                 writer.serve()
-                if (lost := self._frames_lost + writer.lost) != told:
-                    told = lost
-                    self._send(pack(GivenUp(lost)))
+                lost = self._frames_lost + writer.lost
+                if lost != told.given_up or frames >= told.done + FRAMES_AT_ONCE:
+                    told = self._tell_done(frames, writer, told)
         except OSError as error:
             logger.debug("up: %s", error)
         finally:
@@ -111,6 +114,14 @@ class LinkProcess:
             writer.flush(1.0)
             if lost := self._frames_lost + writer.lost:
                 logger.warning("%s: %d frames were lost", self._order.robot_id, lost)
+
+    def _tell_done(self, frames: int, writer: LiveWriter, told: FramesDone) -> FramesDone:
+        """Tell the actuator which of so many frames are done with, where it does not know."""
+        done = frames - writer.flush(0.0)  # So it does not wait, and says what is on its way.
+        now = FramesDone(done, self._frames_lost + writer.lost)
+        if now != told:
+            self._send(pack(now))
+        return now
 
     def _message(self, kind: type[SensorFrame | Feedback], value: bytes) -> Message:
         """The message of an event that the actuator made a moment ago: not parsed again."""

@@ -17,7 +17,7 @@ from infra.robot.channel import (
     Acknowledged,
     Commands,
     Frame,
-    GivenUp,
+    FramesDone,
     Letter,
     Said,
     pair,
@@ -74,7 +74,8 @@ class UpLink:
         self._sent_seq = -1
         self._ended: Running | None = None
         self._announced = False
-        self._given_up = self._given_up_told = 0
+        self._given_up = self._frames_sent = 0
+        self._frames_done = FramesDone(0, 0)
         self.restarts = 0
 
     def receive(self, limit: int) -> list[Delivered]:
@@ -104,9 +105,9 @@ class UpLink:
                 self._announced = True
                 while self._window and self._window[0].seq <= letter.seq:
                     self._window.popleft()
-            case GivenUp(frames=frames):
-                self._given_up += frames - self._given_up_told
-                self._given_up_told = frames
+            case FramesDone():
+                self._given_up += letter.given_up - self._frames_done.given_up
+                self._frames_done = letter
             case Commands():
                 for offset, text, past in letter.records:
                     self._came.append((offset, decode(COMMANDS.name, text.encode()), past))
@@ -124,10 +125,15 @@ class UpLink:
 
     def send_frame(self, frame: SensorFrame) -> bool:
         """Hand a frame over; False where there is no room, and it is gone."""
-        return self._try(Frame(frame.to_bytes()))
+        sent = self._try(Frame(frame.to_bytes()))
+        self._frames_sent += sent
+        return sent
 
     def given_up(self) -> int:
-        """How many frames that were handed over are gone, as far as is known, since last asked."""
+        """How many frames that were handed over are gone since last asked, or may be.
+
+        Those that a link that died was not done with are counted, whether it delivered them or not.
+        """
         frames, self._given_up = self._given_up, 0
         return frames
 
@@ -185,7 +191,8 @@ class UpLink:
         self._back_off_s = BACK_OFF_S[0] if steady else min(2 * self._back_off_s, BACK_OFF_S[1])
         self._next_launch_s = now_s + self._back_off_s
         self._came.clear()
-        self._sent_seq, self._given_up_told = -1, 0
+        self._given_up += self._frames_sent - self._frames_done.done
+        self._sent_seq, self._frames_sent, self._frames_done = -1, 0, FramesDone(0, 0)
         self.restarts += 1
         logger.warning("the link is gone (%s); again in %.1f s", error, self._back_off_s)
 

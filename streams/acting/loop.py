@@ -59,7 +59,7 @@ class Link(Protocol):
         ...
 
     def given_up(self) -> int:
-        """How many frames that were handed over are gone, as far as is known, since last asked."""
+        """How many frames that were handed over are gone since last asked, or may be."""
         ...
 
     def has_room(self) -> bool:

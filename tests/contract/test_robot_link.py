@@ -210,10 +210,13 @@ def test_frames_feedback_and_safety_events_go_up(log: Log, robot: Robot) -> None
 
 
 class _GivesUp:
-    """A log whose live writer gives up every frame, as after a long absence of the broker."""
+    """A log whose live writer gives up every frame, as after a long absence of the broker.
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
+    Before that it `holds` them.
+    """
+
+    def __init__(self, log: Log, holds: bool = False) -> None:
+        self._log, self._holds, self._held = log, holds, 0
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._log, name)
@@ -223,14 +226,15 @@ class _GivesUp:
         return self
 
     def send(self, sent: Message) -> bool:
-        self.lost += 1
+        self._held += self._holds
+        self.lost += not self._holds
         return True
 
     def serve(self) -> None:
         pass
 
     def flush(self, timeout_s: float) -> int:
-        return 0
+        return self._held
 
 
 def test_what_the_link_gives_up_comes_back_as_a_count(log: Log, robot: Robot) -> None:
@@ -253,6 +257,25 @@ def test_what_the_link_gives_up_comes_back_as_a_count(log: Log, robot: Robot) ->
     robot.until(lambda: len(robot.links) == 2 and robot.up.send_frame(frame))
     counted = 4
     robot.until(all_counted)
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_frames_that_a_link_had_not_delivered_when_it_died_are_counted(
+    log: Log, robot: Robot, monkeypatch: pytest.MonkeyPatch, holds: bool
+) -> None:
+    monkeypatch.setattr("infra.robot.link.FRAMES_AT_ONCE", 1)
+    if holds:
+        robot.log.log = _GivesUp(log, holds=True)  # type: ignore[assignment]
+    robot.say()
+    robot.until(robot.up.takes_frames)
+    frame = SensorFrame(robot_id=ROBOT, boot_id="b1", seq=0, stamp_ms=1, wall_ms=1e12, readings=[])
+    for _ in range(5):
+        assert robot.up.send_frame(frame)
+    robot.until(lambda: holds or robot.up._frames_done.done == 5)
+    assert robot.up.given_up() == 0
+    robot.links[-1].die()
+    robot.until(lambda: robot.up.restarts == 1)
+    assert robot.up.given_up() == (5 if holds else 0)
 
 
 def keep(robot: Robot, count: int) -> None:
