@@ -11,6 +11,7 @@ from schemas.learning import (
     DeadLetter,
     DeadLetterResolution,
     Problem,
+    SampleGroup,
     UploadsRefused,
     WeightVersion,
 )
@@ -237,11 +238,13 @@ class Ledger:
     def _dead(self, letter: DeadLetter) -> None:
         if letter.origin_topic == MISSIONS.name and letter.reason == "deadly":
             self._deadly[letter.at] = letter.detail
-        if letter.origin_topic != PROBLEMS.name:
+        # What kills a trainer is tried alone, so it is in no upload, which would account for it.
+        in_no_upload = letter.origin_topic == SAMPLES.name and letter.reason == "deadly"
+        if letter.origin_topic != PROBLEMS.name and not in_no_upload:
             return
         try:
-            problem = decode(PROBLEMS.name, base64.b64decode(letter.value_base64))
+            event = decode(letter.origin_topic, base64.b64decode(letter.value_base64))
         except (Undecodable, NewerSchema, ValueError):
             return  # It was no problem, so it was never counted as one on its way.
-        if isinstance(problem, Problem):
-            self.flow(problem.policy).dead.add(letter.at)
+        if isinstance(event, Problem | SampleGroup):
+            self.flow(event.policy).dead.add(letter.at)

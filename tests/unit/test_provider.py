@@ -28,7 +28,7 @@ from producers.missions import publish
 from producers.problems.provider import CLOSE_EVERY_S, TICK_PROBLEMS, ProblemProvider
 from schemas.effects import Bury, Unready
 from schemas.ids import is_heldout, problem_id
-from schemas.learning import DeadLetterResolution, Problem, Totals, WeightVersion
+from schemas.learning import DeadLetterResolution, Problem, SampleGroup, Totals, WeightVersion
 from schemas.missions import Mission, MissionControl, MissionReport
 from schemas.records import Partition, Record
 from schemas.tensors import ObjectRef
@@ -330,6 +330,25 @@ def test_dead_problems_make_room(source: Path) -> None:
     world.bury(Bury(Record(record.partition, 99, b"k", b"no problem"), "undecodable"))
     instance.settle()
     assert len(world.problems("m1")) == 8
+
+
+def test_a_sample_that_kills_the_trainer_is_not_waited_for(source: Path) -> None:
+    world = World()
+    instance = started(world, mission(source, budget={"problems": 6}))
+    instance.settle()
+    group = SampleGroup(
+        problem_id="p",
+        mission_id="m1",
+        policy="main",
+        version=0,
+        seed=0,
+        source={"problems-0": (0, 1)},
+    )
+    deadly = Record(Partition("samples", 1), 3, b"k", group.to_bytes())
+    world.bury(Bury(deadly, "deadly"))
+    world.learn("main", 5)
+    instance.settle()
+    assert world.reports("drained")
 
 
 def test_a_dead_sample_that_is_sent_again_is_waited_for_again(source: Path) -> None:
