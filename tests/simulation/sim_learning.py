@@ -16,7 +16,7 @@ from sim_points import Watched
 from sim_store import FaultyStore
 from sim_world import Life, Odds, Slot, World
 
-from consumers.read import read
+from consumers.read import decoded, read
 from infra.cli.processors import factory
 from infra.driver import Driver
 from infra.log import LogError
@@ -244,6 +244,7 @@ def staff(world: World, kind: str, count: int = 1) -> None:
 
 def are_drained(world: World, missions: Collection[str]) -> bool:
     """Whether the provider said that all problems of these missions are settled."""
-    events = [record.event for record in read("missions", log=world.log)]
+    reader = world.log.state_reader(dict.fromkeys(world.log.ends("missions"), 0))
+    events = [decoded(record).event for record in reader.poll(1000, 0.0)]
     stages = {(e.mission_id, e.stage) for e in events if isinstance(e, MissionReport)}
     return all((mission, "drained") in stages for mission in missions)

@@ -48,6 +48,7 @@ class Time:
         self._numbers = itertools.count(1)
         self._main = Task("main")
         self.running = self._main
+        self._acts = False
         self._threads: dict[Task, threading.Thread] = {}
 
     def now(self) -> float:
@@ -83,6 +84,8 @@ class Time:
     def sleep(self, seconds: float) -> None:
         """Wait while others go on; raises `Killed`."""
         me = self.running
+        if self._acts:
+            raise AssertionError("what is called at a time must not wait")
         if me.killed:
             raise Killed
         if me is self._main:
@@ -156,7 +159,9 @@ class Time:
                 self.running = what
                 return what
             self.now_s = max(self.now_s, at_s)
+            self._acts = True
             try:
                 what()
             except BaseException as error:
                 self.fail(error)
+            self._acts = False

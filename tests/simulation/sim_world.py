@@ -20,7 +20,7 @@ from schemas.base import Event
 
 SESSION_S = 10.0
 """After so long without a sign of life a process is out of its group, its transaction aborted."""
-TORN = ("provider", "trainer", "aggregator")
+TORN = ("provider", "sampler", "trainer", "aggregator")
 """Whose outputs may be committed without their offsets: what they then publish again is known."""
 QUIET_S = 4.0
 LIMIT_S = 500.0
