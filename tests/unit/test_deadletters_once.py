@@ -197,8 +197,16 @@ def none(_: object) -> None:
             st.sampled_from(POINTS),
             st.integers(1, 4),
             st.sampled_from(
-                "die other more late abort_next fail_next_commit "
-                "lose_next_commit_reply repeat_next_commit".split()
+                [
+                    "die",
+                    "other",
+                    "more",
+                    "late",
+                    "abort_next",
+                    "fail_next_commit",
+                    "lose_next_commit_reply",
+                    "repeat_next_commit",
+                ]
             ),
         ),
         max_size=5,
