@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from functools import partial
 
-from sim_world import Life, World
-
-LATE_MAX_S = 20.0
+from sim_world import LATE_MAX_S, Life, World
 
 
 def befall(world: World, seconds: float, count: int) -> None:
     """Have so many things happen within so many seconds."""
-    names = [*sorted(MISFORTUNES), *OFTEN]
+    names = sorted(MISFORTUNES)
     for _ in range(count):
         misfortune = MISFORTUNES[world.random.choice(names)]
         world.time.call(world.random.uniform(0.0, seconds), partial(misfortune, world))
@@ -21,7 +19,7 @@ def _arm(name: str, most: int = 1) -> Callable[[World], None]:
         count = world.random.randint(1, most)
         setattr(world.cluster.faults, name, count)
         world.fault(name, f"from now on {name}: {count}")
-        if name in ("fail_next_commit", "repeat_next_commit"):
+        if name == "fail_next_commit":
             world.time.call(world.random.uniform(0.0, LATE_MAX_S), world.log.deliver_late)
 
     return misfortune
@@ -85,14 +83,10 @@ def _double(world: World, life: Life) -> None:
     life.slot.start()
 
 
-OFTEN = ("request twice",) * 4
-"""Of little harm alone, but what tears a transaction apart begins with it."""
-
 MISFORTUNES: dict[str, Callable[[World], None]] = {
     "abort": _arm("abort_next"),
     "request lost": _arm("fail_next_commit"),
     "reply lost": _arm("lose_next_commit_reply"),
-    "request twice": _arm("repeat_next_commit"),
     "nothing to read": _arm("empty_polls", 6),
     "no state to read": _arm("empty_state_polls", 6),
     "broker away": _broker_away,

@@ -26,15 +26,18 @@ class Outcome:
     cpu_s: float
 
 
-def run_seed(seed: int, details: bool = False, planted: bool = False) -> Outcome:
+def run_seed(seed: int, details: bool = False, planted: Odds | None = None) -> Outcome:
     """Run a seed; its breaches are in the tally.
 
-    With `details` the hash of its log is computed. With `planted` it is one of the learning loop,
-    and proofs, which take long, are left out.
+    With `details` the hash of its log is computed. With `planted`, the odds for finding a
+    planted bug, it is one of the learning loop, and proofs, which take long, are left out.
     """
     began = time.process_time()
     scenario = "control" if planted else scenario_of(seed)
-    world: World = acting_world(seed) if scenario == "robot" else learning_world(seed, scenario)
+    odds = planted or Odds()
+    world: World = (
+        acting_world(seed) if scenario == "robot" else learning_world(seed, scenario, odds)
+    )
     world.run()
     if scenario == "robot":
         judge_robot(world)
@@ -57,12 +60,12 @@ def scenario_of(seed: int) -> str:
     return "tokens" if seed % 25 == 7 else "control"
 
 
-def learning_world(seed: int, scenario: str) -> World:
+def learning_world(seed: int, scenario: str, odds: Odds) -> World:
     """The learning loop, begun anew or from version 0 on."""
     base = prepared(scenario)
     forget_files()
     cold = seed % 20 == 3
-    world = World(seed, *(empty() if cold else base).fork(), Odds())
+    world = World(seed, *(empty() if cold else base).fork(), odds)
     if cold:
         world.submit(base.mission)
     doubled = world.random.random() < 0.4

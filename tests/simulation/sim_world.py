@@ -22,6 +22,7 @@ SESSION_S = 10.0
 """After so long without a sign of life a process is out of its group, its transaction aborted."""
 TORN = ("provider", "sampler", "trainer", "aggregator")
 """Whose outputs may be committed without their offsets: what they then publish again is known."""
+LATE_MAX_S = 20.0
 QUIET_S = 4.0
 LIMIT_S = 500.0
 
@@ -37,6 +38,8 @@ class Odds:
     freeze_max_s: float = 3 * SESSION_S
     away_max_s: tuple[float, ...] = (0.5, 3.0, 2 * SESSION_S)
     """How long it takes at most until a process that ended is started again: one of these."""
+    twice: float = 0.04
+    """That a copy of a commit request is kept back, at each commit."""
     torn: float = 0.5
     """That a commit request which was kept back arrives between outputs and offsets of the next."""
 
@@ -102,6 +105,8 @@ class Slot:
     def ended(self, life: Life) -> None:
         """Start it again; where that takes longer than a session, its partitions move."""
         if not life.current:
+            # The newest with its name may be this one: the broker ends what it left open.
+            self.world.time.call(SESSION_S, self.time_out)
             return
         world, away_s = self.world, 0.5
         if world.storm:
@@ -118,6 +123,11 @@ class Slot:
         if self._transactional_id:
             self.world.say(f"{self.name}: its session and its transaction are over")
             self.world.log.expire(self.name)
+            self.time_out()
+
+    def time_out(self) -> None:
+        """End its transaction, as the broker does after a time."""
+        if self._transactional_id:
             self.world.log.time_out(self._transactional_id)
 
 
@@ -148,6 +158,10 @@ class World:
         if not self.storm:
             return
         odds, drawn = self.odds, self.random.random() / share
+        if point == "sent_offsets" and self.random.random() < odds.twice:
+            self.fault("request twice", f"{life.name}: a copy of its request to commit is late")
+            self.cluster.faults.repeat_next_commit = 1
+            self.time.call(self.random.random() * LATE_MAX_S, self.log.deliver_late)
         torn = point == "sent_outputs" and life.slot.kind in TORN and life.slot.is_late()
         if torn and drawn < odds.torn:
             self.fault("torn", f"{life.name}: an old request to commit arrives at {point}")
@@ -200,7 +214,8 @@ class World:
         size = sum(part.end for parts in self.cluster.topics.values() for part in parts)
         if size != self._seen[0]:
             self._seen = (size, self.time.now_s)
-        quiet = self.time.now_s - self._seen[1] >= self.quiet_s
+        settled = not any(one.transaction for one in self.cluster._producers.values())
+        quiet = settled and self.time.now_s - self._seen[1] >= self.quiet_s
         if quiet and len(self.living()) == len(self.slots) and self.is_done():
             self.time.stop()
         else:
