@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Set
 from typing import Any
 
 import pytest
@@ -32,7 +33,8 @@ def _lines(blocks: list[dict[str, Any]]) -> list[str]:
 
     passed, killed, faults = total("passed"), total("killed"), total("faults")
     scenarios = total("scenarios")
-    never = sorted(passed.keys() - killed.keys())
+    yields = set(blocks[0]["yields"])
+    reached = yields & {point.partition(": ")[2] for point in killed}
     lines = [
         f"{scenarios.total():,} seeds ({_listed(scenarios)}), "
         f"{sum(block['events'] for block in blocks):,} events, "
@@ -40,13 +42,22 @@ def _lines(blocks: list[dict[str, Any]]) -> list[str]:
         f"{sum(block['cpu_s'] for block in blocks):,.0f} s of CPU",
         f"{killed.total():,} crashes at {len(killed)} distinct points of the "
         f"{len(passed | killed)} that processes came by",
+        f"of the {len(yields)} yields of effects in the code of processors, crashed at "
+        f"{len(reached)}",
         f"other faults: {_listed(faults)}",
     ]
-    if never:
-        rest = f" and {len(never) - _NAMED} more" if len(never) > _NAMED else ""
-        lines.append(f"never killed at: {', '.join(never[:_NAMED])}{rest}")
+    lines += _never("no crash at", passed.keys() - killed.keys())
+    lines += _never("no crash at the yields", yields - reached)
     return lines
 
 
 def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+
+
+def _never(what: str, points: Set[str]) -> list[str]:
+    names = sorted(points)
+    if not names:
+        return []
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return [f"{what}: {', '.join(names[:_NAMED])}{rest}"]

@@ -75,6 +75,19 @@ def test_an_aborting_coordinator_leaves_the_writer_usable(
     assert texts(visible(world, log)) == ["kept"]
 
 
+def test_a_writer_whose_transaction_timed_out_is_of_no_use_again(
+    world: World, log: MemoryLog, reader: MemoryWorkReader
+) -> None:
+    writer = log.writer("w")
+    log.time_out("w")
+    with pytest.raises(Fenced):
+        writer.publish([message("lost")], {}, "g", None)
+    with pytest.raises(Doubtful):
+        writer.publish([message("lost")], {}, "g", None)
+    log.writer("w").publish([message("kept")], {}, "g", None)
+    assert texts(visible(world, log)) == ["kept"]
+
+
 def test_an_expired_member_loses_its_partitions_and_comes_back(
     world: World, log: MemoryLog, reader: MemoryWorkReader
 ) -> None:

@@ -42,7 +42,7 @@ def run_seed(seed: int, details: bool = False, planted: Odds | None = None) -> O
     if scenario == "robot":
         judge_robot(world)
     elif not world.tally.breaches:
-        judge(world, proofs=seed % 10 == 0 and not planted)
+        judge(world, proofs=seed % 20 == 0 and not planted)
     events = sum(
         entry.message is not None
         for partitions in world.cluster.topics.values()
@@ -74,7 +74,7 @@ def learning_world(seed: int, scenario: str, odds: Odds) -> World:
     staff(world, "sampler", 1 + doubled)
     staff(world, "trainer", 1 + doubled)
     staff(world, "aggregator")
-    if world.random.random() < 0.2:
+    if world.random.random() < 0.15:
         staff(world, "evaluator")
         staff(world, "gate")
         if scenario == "control":

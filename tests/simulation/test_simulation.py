@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from sim_points import yields
 from sim_seeds import Outcome, run_seed
 from simulation_report import PROPERTY
 
@@ -33,6 +34,7 @@ def summed(outcomes: list[Outcome]) -> dict[str, Any]:
     }
     return {
         **counters,
+        "yields": sorted(yields()),
         "scenarios": Counter(one.scenario for one in outcomes),
         "events": sum(one.events for one in outcomes),
         "events_max": max(one.events for one in outcomes),
