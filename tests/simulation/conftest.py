@@ -1,6 +1,7 @@
 """The option that runs one seed alone, and quiet while thousands run."""
 
 import logging
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_alone(item: pytest.Item) -> bool:
     return item.name == "test_the_seed"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tidy() -> Iterator[None]:
+    """Remove the files of this worker, which ends without more ado."""
+    yield
+    from sim_learning import scratch
+
+    shutil.rmtree(scratch(), ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

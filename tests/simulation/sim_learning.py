@@ -1,6 +1,5 @@
 """The learning loop in a simulated world: its processors, its missions and what is made of them."""
 
-import atexit
 import functools
 import shutil
 import tempfile
@@ -150,7 +149,6 @@ def scratch() -> Path:
     """A folder of this worker, in memory where there is such a thing."""
     memory = Path("/dev/shm")
     folder = tempfile.mkdtemp(prefix="ralo-sim-", dir=memory if memory.is_dir() else None)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
