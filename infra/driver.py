@@ -19,7 +19,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from infra import envelope
@@ -41,7 +42,8 @@ from infra.log import (
 from infra.metrics import Metrics
 from infra.mirror import Mirror
 from infra.patience import GaveUp, Patience
-from infra.positions import After, Positions
+from infra.positions import After, Positions, starts
+from infra.progress_marks import Progress
 from infra.publisher import Publisher
 from infra.settings import SettingsError
 from infra.state_inputs import StateInputs
@@ -260,28 +262,48 @@ class Driver:
 
         What a predecessor published is known first, its open transactions settled.
         """
+        # Should it end in the middle, then it is to be done again before anything else.
+        self._stale = True
         barriers = [s.topic.name for s in self.processor.state if s.barrier]
         if barriers:
             self._state.catch_up(barriers)
-        owned = sorted(self._reader.assignment(), key=str)
-        wished = self.processor.assigned(owned)
-        marks = self._patience.until_available(
-            "committed offsets", lambda: self._reader.committed(owned) if owned else {}
-        )
-        start = self._positions.take_over(marks, wished, self._first)
-        if self._mirror and owned:
-            mirror, since = self._mirror, self._positions.mirrors()
-            passed = self._patience.until_available(
-                "its own outputs", lambda: mirror.passed(start, since)
+        while True:
+            owned = sorted(self._reader.assignment(), key=str)
+            wished = self.processor.assigned(owned)
+            marks = self._patience.until_available(
+                "committed offsets", partial(self._committed_of, owned)
             )
-            self._positions.pass_over(passed)
-            start |= passed
+            passed = self._passed(marks, wished)
+            # The group was served while that was waited for.
+            if self._reader.assignment() == set(owned):
+                break
+        start = self._positions.take_over(marks, wished, self._first)
+        self._positions.pass_over(passed)
+        start |= passed
         self._held = False
         self._kept.clear()
         self._feed.restart()
         self._reader.start(start)
+        self._stale = False
         if self._metrics:
             self._metrics.owned.set(len(owned))
+
+    def _passed(
+        self, marks: Mapping[Partition, Mark | None], wished: Mapping[Partition, int]
+    ) -> dict[Partition, int]:
+        """Where to start instead, for what a torn transaction published without its offsets."""
+        mirror = self._mirror
+        if mirror is None or not marks:
+            return {}
+        start = starts(marks, wished, self._first)
+        since = {p: Progress.parse(mark).mirror for p, mark in marks.items()}
+        passed: dict[Partition, int] = self._patience.until_available(
+            "its own outputs", lambda: mirror.passed(start, since)
+        )
+        return passed
+
+    def _committed_of(self, owned: Sequence[Partition]) -> dict[Partition, Mark | None]:
+        return self._reader.committed(owned) if owned else {}
 
     def _first(self, partition: Partition) -> int:
         """Where a group starts that has never committed: at the beginning, so nothing is lost."""
@@ -293,7 +315,6 @@ class Driver:
             self._metrics.aborted.inc()
         self._reader.changes()
         self._take_over()
-        self._stale = False
 
     # -- working ----------------------------------------------------------------------------
 

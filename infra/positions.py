@@ -25,6 +25,7 @@ class Positions:
         self._fresh: set[Partition] = set()
         self._noted: dict[Partition, tuple[Progress, Progress]] = {}
         self._publishing: set[Partition] = set()
+        self._passed: set[Partition] = set()
 
     @property
     def noted(self) -> bool:
@@ -59,17 +60,11 @@ class Positions:
             # owns none may only have lost them while the broker was away.
             self._noted = {p: noted for p, noted in self._noted.items() if p in marks}
         self._progress = {p: self._survived(p, Progress.parse(mark)) for p, mark in marks.items()}
-        start = {
-            p: max(mark.offset, wished.get(p, 0)) if mark else wished.get(p, first(p))
-            for p, mark in marks.items()
-        }
+        start = starts(marks, wished, first)
         self.committed, self._fresh = dict(start), set(start)
         self._publishing.clear()
+        self._passed.clear()
         return start
-
-    def mirrors(self) -> dict[Partition, int]:
-        """Where the mirror of each owned partition ended, as its last commit says."""
-        return {p: progress.mirror for p, progress in self._progress.items()}
 
     def pass_over(self, passed: Mapping[Partition, int]) -> None:
         """Count what lies before these offsets as published; it is, though not committed."""
@@ -82,12 +77,15 @@ class Positions:
             )
             old = self._progress[partition]
             self._progress[partition] = replace(old, mark=max(old.mark, offset))
+            self._passed.add(partition)
 
     def see_mirrors(self, ends: Mapping[int, int]) -> None:
         """Note where the mirrors' partitions, by number, ended before what is published next."""
         for partition, progress in self._progress.items():
-            end = ends.get(partition.number, progress.mirror)
-            self._progress[partition] = replace(progress, mirror=end)
+            # Until a commit moves past what was published, a successor has to find it again.
+            if partition not in self._passed:
+                end = ends.get(partition.number, progress.mirror)
+                self._progress[partition] = replace(progress, mirror=end)
 
     def _survived(self, partition: Partition, found: Progress) -> Progress:
         """An attempt noted by this very process, which is still alive, was no death."""
@@ -179,16 +177,30 @@ class Positions:
             self.committed[partition] = position
             self._fresh.discard(partition)
             self._publishing.discard(partition)
+            self._passed.discard(partition)
             self._noted.pop(partition, None)
 
     def moved(self, positions: Mapping[Partition, int]) -> None:
         """What `at` said was committed."""
         self.committed.update(positions)
+        self._passed.difference_update(positions)
         self.taken_back(positions)
 
     def at(self, positions: Mapping[Partition, int]) -> dict[Partition, Mark]:
         """What to commit to move to these offsets without any output."""
         return {p: self._progress[p].at(offset) for p, offset in positions.items()}
+
+
+def starts(
+    marks: Mapping[Partition, Mark | None],
+    wished: Mapping[Partition, int],
+    first: Callable[[Partition], int],
+) -> dict[Partition, int]:
+    """Where partitions with these committed marks are to be read from; `first` where none is."""
+    return {
+        p: max(mark.offset, wished.get(p, 0)) if mark else wished.get(p, first(p))
+        for p, mark in marks.items()
+    }
 
 
 def _bury_deadly(taken: Taken, partition: Partition, attempts: int) -> None:

@@ -188,7 +188,7 @@ def test_only_steps_and_evaluations_are_scalars() -> None:
         if isinstance(slot.event, GradientUpload | WeightVersion | Evaluation):
             record = Record(slot.partition, slot.offset, None, b"", event=slot.event)
             found += fold.observe(record)
-    assert [s.version for s in found] == [1, 2, 0, 3]
+    assert [s.version for s in found] == [1, 2, 0, 3, 0]
 
 
 # -- following ---------------------------------------------------------------------------------
