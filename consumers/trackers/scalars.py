@@ -89,9 +89,8 @@ class ScalarFold:
         return found
 
     def _has_read_uploads(self, event: Settling) -> bool:
-        if isinstance(event, UploadsRefused):
-            return True
-        places = (parse_at(upload.at) for upload in event.uploads)
+        named = event.refused if isinstance(event, UploadsRefused) else event.uploads
+        places = (parse_at(upload.at) for upload in named)
         return all(offset < self._next.get(part, offset + 1) for part, offset in places)
 
     def _values(self, event: WeightVersion) -> dict[str, float]:
