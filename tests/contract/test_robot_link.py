@@ -271,11 +271,20 @@ def test_frames_that_a_link_had_not_delivered_when_it_died_are_counted(
     frame = SensorFrame(robot_id=ROBOT, boot_id="b1", seq=0, stamp_ms=1, wall_ms=1e12, readings=[])
     for _ in range(5):
         assert robot.up.send_frame(frame)
-    robot.until(lambda: holds or robot.up._frames_done.done == 5)
+    sent = 5
+
+    def reported() -> bool:
+        # A real broker's answer comes a moment later, and is told of with a later frame.
+        nonlocal sent
+        sent += robot.up.send_frame(frame)
+        return robot.up._frames_done.done >= 5
+
+    robot.until(lambda: holds or reported())
     assert robot.up.given_up() == 0
+    done = robot.up._frames_done.done
     robot.links[-1].die()
     robot.until(lambda: robot.up.restarts == 1)
-    assert robot.up.given_up() == (5 if holds else 0)
+    assert robot.up.given_up() == 5 if holds else robot.up.given_up() <= sent - done
 
 
 def keep(robot: Robot, count: int) -> None:
