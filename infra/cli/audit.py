@@ -1,20 +1,17 @@
 """`ralo audit`: balances the books of the whole log and store."""
 
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infra.cli.counting import Counting
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from consumers.audit import AuditReport
-
-QUIET_S = 2.0
-"""An audit that takes no longer says nothing of its progress."""
 
 
 def audit(
@@ -35,7 +32,7 @@ def audit(
     from infra.connect import connect_log, connect_store
     from infra.settings import settings
 
-    config, say = settings(), _Progress()
+    config, say = settings(), Counting("audit")
     objects = (
         NoObjects()
         if no_objects
@@ -49,27 +46,6 @@ def audit(
         show(report, verbose)
     if not report.ok:
         raise typer.Exit(1)
-
-
-class _Progress:
-    """One line on stderr, from the second after `QUIET_S` on."""
-
-    def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
-        self._silent = True
-
-    def __call__(self, what: str, done: int, of: int) -> None:
-        now = time.monotonic()
-        if now - self._began < QUIET_S or now - self._said < 0.5:
-            return
-        self._said, self._silent = now, False
-        end = "\r" if sys.stderr.isatty() else "\n"
-        print(f"audit: {what} {done:,} of {of:,}".ljust(60), end=end, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Clear the line."""
-        if not self._silent and sys.stderr.isatty():
-            print(" " * 60, end="\r", file=sys.stderr)
 
 
 def show(report: "AuditReport", verbose: bool = False) -> None:

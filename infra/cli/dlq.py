@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from infra.cli import PLAIN
+from infra.cli.counting import Counting
 from infra.settings import settings
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Note = Annotated[str, typer.Option(help="Why; kept in the log.")]
 Batch = Annotated[int, typer.Option(min=1, max=2000, help="Letters in one transaction.")]
-QUIET_S = 2.0
 
 
 @app.command("list")
@@ -66,7 +65,7 @@ def list_letters(
     from infra.cli.dlq_view import listing, print_listing
 
     log, by = _log(), _filter(topic, reason, processor, where)
-    book, say = _book(log), _Progress()
+    book, say = _book(log), Counting("dlq")
     letters = by.select(log, list(book.letters.values() if resolved else book.waiting()), say)
     say.end()
     found = listing(book, letters, last)
@@ -134,7 +133,7 @@ def requeue(
     from infra.connect import connect_store
 
     log, by, fix = _log(), _filter(topic, reason, processor, where), _patch(patch, sets)
-    book, say = _book(log, settled=not dry_run), _Progress()
+    book, say = _book(log, settled=not dry_run), Counting("dlq")
     letters = _chosen(log, book, places, by, every, say)
     request = Request(fix, force, bool(places), note)
     judge = Judge(log, StoreChecker(connect_store(settings())))
@@ -171,7 +170,7 @@ def drop(
     from infra.cli.dlq_view import plan_document, print_plan
 
     log, by = _log(), _filter(topic, reason, processor, where)
-    book, say = _book(log, settled=not dry_run), _Progress()
+    book, say = _book(log, settled=not dry_run), Counting("dlq")
     letters = _chosen(log, book, places, by, every, say)
     say.end()
     made = Plan(
@@ -195,7 +194,7 @@ def _carry_out(
     from consumers.deadletters.resolve import Resolver
     from infra.faults import crash_points
 
-    say = _Progress()
+    say = Counting("dlq")
     resolver = Resolver(
         log,
         book,
@@ -260,7 +259,7 @@ def _filter(
 
 
 def _chosen(
-    log: Log, book: Book, places: list[str] | None, by: Filter, every: bool, say: _Progress
+    log: Log, book: Book, places: list[str] | None, by: Filter, every: bool, say: Counting
 ) -> list[Letter]:
     from consumers.deadletters.filters import chosen
 
@@ -282,26 +281,3 @@ def _patch(text: str | None, sets: list[str] | None) -> Patch:
         return parse_patch(text, sets or ())
     except (OSError, BadPatch) as error:
         raise typer.BadParameter(str(error)) from error
-
-
-class _Progress:
-    """One line on stderr, from the second after `QUIET_S` on."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._began = self._said = clock()
-        self._silent = True
-
-    def __call__(self, what: str, done: int, of: int) -> None:
-        now = self._clock()
-        if now - self._began < QUIET_S or now - self._said < 0.5:
-            return
-        self._said, self._silent = now, False
-        end = "\r" if sys.stderr.isatty() else "\n"
-        print(f"dlq: {what} {done:,} of {of:,}".ljust(60), end=end, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Clear the line."""
-        if not self._silent and sys.stderr.isatty():
-            print(" " * 60, end="\r", file=sys.stderr)
-            self._silent = True

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from infra.cli.counting import Counting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from infra.settings import Settings
     from infra.store import Bucket
 
-QUIET_S = 2.0
-"""A trace that takes no longer says nothing of its progress."""
 
 Id = Annotated[
     list[str],
@@ -56,7 +54,7 @@ def trace(
     from infra.connect import connect_log
     from infra.settings import settings
 
-    config, progress = settings(), _Progress()
+    config, progress = settings(), Counting("trace", "offsets")
     both = up == down
     wanted: dict[Way, bool] = {"up": up or both, "down": down or both}
     ways = [way for way, is_on in wanted.items() if is_on]
@@ -89,28 +87,6 @@ def _store(config: Settings) -> Bucket | None:
         return connect_store(config)
     except SettingsError:
         return None
-
-
-class _Progress:
-    """One line on stderr, from `QUIET_S` on."""
-
-    def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
-        self._silent = True
-
-    def __call__(self, what: str, done: int, of: int) -> None:
-        now = time.monotonic()
-        if now - self._began < QUIET_S or now - self._said < 0.5:
-            return
-        self._said, self._silent = now, False
-        end = "\r" if sys.stderr.isatty() else "\n"
-        text = f"trace: {what} {done:,} of {of:,} offsets"
-        print(text.ljust(60), end=end, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Clear the line."""
-        if not self._silent and sys.stderr.isatty():
-            print(" " * 60, end="\r", file=sys.stderr)
 
 
 def _print_json(traced: Traced) -> None:

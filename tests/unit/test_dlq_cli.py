@@ -10,6 +10,7 @@ from letters_world import BROKEN, bury, die, fresh, problem, resolutions, sent
 from typer.testing import CliRunner, Result
 
 from infra.cli import dlq
+from infra.cli.counting import Counting
 from infra.log import Message
 from infra.memory.log import MemoryLog
 from infra.memory.store import MemoryStore
@@ -129,7 +130,7 @@ def test_what_is_not_said_well_is_refused(log: MemoryLog, arguments: Sequence[st
 
 def test_progress_is_told_after_two_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 1.0, 3.0, 3.1, 4.0])
-    say = dlq._Progress(lambda: next(clock))
+    say = Counting("dlq", clock=lambda: next(clock))
     for done in (100, 200, 300, 400):
         say("letters done", done, 1000)
     told = capsys.readouterr().err.splitlines()
