@@ -20,6 +20,12 @@ from schemas.topics import Topic
 NO_EXTRA: Mapping[str, str] = {}
 
 
+@functools.cache
+def _kept_admin(bootstrap: str, extra: tuple[tuple[str, str], ...]) -> AdminClient:
+    """One a cluster until the process ends: none may go while a question of its is under way."""
+    return AdminClient(config.common(bootstrap, dict(extra)))
+
+
 class KafkaLog:
     """A Kafka cluster seen through one namespace; see `infra.log.Log`."""
 
@@ -37,7 +43,7 @@ class KafkaLog:
 
     @functools.cached_property
     def _admin(self) -> AdminClient:
-        return AdminClient(config.common(self.bootstrap, self.extra))
+        return _kept_admin(self.bootstrap, tuple(sorted(self.extra.items())))
 
     @functools.cached_property
     def _plain(self) -> Producer:
