@@ -42,7 +42,7 @@ class Process:
         self.instance = instance
         self.dies_at: str | None = None
         self.meanwhile: list[tuple[str, Callable[[], None]]] = []
-        self.busy = False
+        self.busy = self.dead = False
         copier = Copier(max_batch=3, on_record=lambda name: self.point("working"))
         self.driver: Driver = drive(
             world, log, MemoryStore(), copier, instance, 2.0, self.point, Watch()
@@ -58,6 +58,9 @@ class Process:
 
     def step(self) -> bool:
         """One turn; whether the process is still alive."""
+        if self.dead:
+            # It may have died while another, whose turn was the outer one, was at work.
+            return False
         if self.busy:
             return True
         self.busy = True
@@ -66,10 +69,10 @@ class Process:
         except LogUnavailable:
             self.driver._stale = True
         except DEATHS:
-            return False
+            self.dead = True
         finally:
             self.busy = False
-        return True
+        return not self.dead
 
 
 class ExactlyOnce(RuleBasedStateMachine):
