@@ -1,4 +1,4 @@
-"""A real Kafka and a real MinIO once a run, and a namespace of its own for each test.
+"""A real Kafka and a real MinIO once a process, and a namespace of its own for each test.
 
 `--servers` says which: `embedded` (what `ralo up` starts) or `containers` (by testcontainers, of
 the images that docker-compose.yml names).
@@ -59,7 +59,7 @@ def stack_settings() -> Iterator[Settings]:
     """The settings of this run's own stack: an empty state directory, the user's caches."""
     kept = os.environ.get("RALO_TEST_KEEP_STACK")
     if kept:
-        yield Settings(state_dir=Path(kept))
+        yield Settings(state_dir=Path(kept) / os.environ.get("PYTEST_XDIST_WORKER", ""))
         return
     with tempfile.TemporaryDirectory(prefix="ralo-test-") as directory:
         yield Settings(state_dir=Path(directory))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from schemas.dotted import set_dotted
 from schemas.ids import digest
 
 
@@ -56,19 +57,17 @@ def parse_patch(text: str | None, sets: Sequence[str] = ()) -> Patch:
 
 
 def _set(document: dict[str, Any], text: str) -> None:
-    name, equals, value = text.partition("=")
-    *parents, last = name.split(".")
-    if not equals or not all((*parents, last)):
-        raise BadPatch(f"--set {text}: write field=value, such as problems.count=5")
-    inner = document
-    for parent in parents:
-        inner = inner.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise BadPatch(f"--set {text}: {parent} holds no fields")
     try:
-        inner[last] = json.loads(value)
+        set_dotted(document, text, _value, "problems.count=5")
+    except ValueError as error:
+        raise BadPatch(str(error)) from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
     except ValueError:
-        inner[last] = value
+        return text
 
 
 def merged(target: Any, patch: Any) -> Any:

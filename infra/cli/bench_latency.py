@@ -10,32 +10,29 @@ import contextlib
 import json as json_module
 import os
 import platform
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from infra.cli.bench_stack import delete_topics, say, stack_of
 from infra.cli.latency_chains import (
     WORLD,
     BenchError,
     Chain,
     Work,
     bare_chain,
-    delete_topics,
     drive,
     measured_work,
     mission_of,
     our_chain,
     robot_file,
-    say,
 )
-from infra.settings import Settings, settings
+from infra.settings import Settings
 
 RATIO_MAX = 2.0
 """What is held to be good, at the median."""
@@ -59,25 +56,12 @@ def latency(
     """
     count = frames or round(rate * seconds)
     with contextlib.ExitStack() as undo:
-        config = _stack(undo)
+        namespace = f"bench-{uuid.uuid4().hex[:8]}."
+        config = stack_of(undo).model_copy(update={"namespace": namespace})
         figures = _measure(config, rate, count, undo)
     print(json_module.dumps(figures, indent=2) if json else _text(figures))
     if figures["ratio_p50"] > RATIO_MAX:
         raise typer.Exit(1)
-
-
-def _stack(undo: contextlib.ExitStack) -> Settings:
-    """The settings of what runs, or of a stack for this alone; with a namespace for this alone."""
-    from infra.embedded.stack import Stack
-
-    config = settings()
-    if not all(server.state in ("running", "external") for server in Stack(config).status()):
-        folder = undo.enter_context(tempfile.TemporaryDirectory(prefix="ralo-bench-"))
-        config = config.model_copy(update={"state_dir": Path(folder)})
-        stack = Stack(config)
-        undo.callback(stack.down, say)
-        stack.up(say)
-    return config.model_copy(update={"namespace": f"bench-{uuid.uuid4().hex[:8]}."})
 
 
 def _measure(

@@ -13,19 +13,16 @@ import os
 import platform
 import random
 import statistics
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import cycle, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.cli.latency_chains import delete_topics
-from infra.cli.stack import say
+from infra.cli.bench_stack import delete_topics, say, stack_of
 
 if TYPE_CHECKING:
     from infra.kafka.log import KafkaLog
@@ -59,7 +56,7 @@ def replay(
     or the times between records are off by more than 5 ms at p99.
     """
     with contextlib.ExitStack() as undo:
-        config = _stack(undo)
+        config = stack_of(undo)
         figures = {
             "copy": _copying(config, events, pairs, undo),
             "pace": _pacing(config, seconds, seed, undo),
@@ -69,21 +66,6 @@ def replay(
     good = figures["pace"]["interval_off_ms"]["p99"] <= OFF_MAX_MS
     if not good or figures["copy"]["ratio"] < RATIO_MIN:
         raise typer.Exit(1)
-
-
-def _stack(undo: contextlib.ExitStack) -> Settings:
-    """The settings of what runs, or of a stack for this alone."""
-    from infra.embedded.stack import Stack
-    from infra.settings import settings
-
-    config = settings()
-    if not all(server.state in ("running", "external") for server in Stack(config).status()):
-        folder = undo.enter_context(tempfile.TemporaryDirectory(prefix="ralo-bench-"))
-        config = config.model_copy(update={"state_dir": Path(folder)})
-        stack = Stack(config)
-        undo.callback(stack.down, say)
-        stack.up(say)
-    return config
 
 
 def _logs(config: Settings, undo: contextlib.ExitStack, *names: str) -> list[KafkaLog]:

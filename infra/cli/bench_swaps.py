@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from infra.cli.bench_stack import delete_topics, say, stack_of
 from infra.settings import (
     KafkaSettings,
     S3Settings,
     Settings,
     kafka_bootstrap,
     s3_endpoint,
-    settings,
 )
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def swaps(
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with contextlib.ExitStack() as undo:
-        run = SwapRun(_own(undo), swaps, kills, seed, _say)
+        run = SwapRun(_own(undo), swaps, kills, seed, say)
         undo.callback(run.clean)
         figures = run.run()
     print(json_module.dumps(figures, indent=2) if json else _text(figures))
@@ -95,21 +95,10 @@ def swaps(
         raise typer.Exit(1)
 
 
-def _say(line: str) -> None:
-    print(f"bench: {line}", file=sys.stderr, flush=True)
-
-
 def _own(undo: contextlib.ExitStack) -> Settings:
     """Settings with a namespace and a folder for this bench alone."""
-    from infra.embedded.stack import Stack
-
-    config = settings()
+    config = stack_of(undo)
     folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="ralo-bench-")))
-    if not all(server.state in ("running", "external") for server in Stack(config).status()):
-        config = config.model_copy(update={"state_dir": folder})
-        stack = Stack(config)
-        undo.callback(stack.down, _say)
-        stack.up(_say)
     return elsewhere(config, folder, f"bench-{uuid.uuid4().hex[:8]}.")
 
 
@@ -261,7 +250,7 @@ class SwapRun:
         """Leave nothing behind: the topics of this namespace, the objects, the robot's folder."""
         self._end_life()
         self._store.delete(list(self._store.keys(self._prefix)))
-        delete_topics(self._log.bootstrap, self._config)
+        delete_topics(self._log)
         shutil.rmtree(self._config.state_dir / "robots", ignore_errors=True)
 
     def _figures(
@@ -296,16 +285,6 @@ def environ(config: Settings) -> dict[str, str]:
         "RALO_S3__REGION": s3.region,
     }
     return {name: value for name, value in found.items() if value}
-
-
-def delete_topics(bootstrap: str, config: Settings) -> None:
-    """Delete all topics of the namespace."""
-    from confluent_kafka.admin import AdminClient
-
-    admin = AdminClient({"bootstrap.servers": bootstrap, **config.kafka.extra})
-    names = [n for n in admin.list_topics(timeout=10).topics if n.startswith(config.namespace)]
-    for future in admin.delete_topics(names).values() if names else ():
-        future.result(30)
 
 
 def _mission() -> Any:

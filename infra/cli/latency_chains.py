@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.cli.bench_stack import say
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,11 +37,6 @@ MAX_RECORDS = 100
 
 class BenchError(Exception):
     """The bench could not measure; says why."""
-
-
-def say(line: str) -> None:
-    """One line of progress."""
-    print(f"bench: {line}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -285,14 +281,3 @@ def _timed(
     events = list(take(record))
     took_ms.append(1000 * (time.perf_counter() - began))
     return events
-
-
-def delete_topics(log: "KafkaLog") -> None:
-    """Leave nothing behind: all topics of this bench's namespace."""
-    from confluent_kafka.admin import AdminClient
-
-    admin = AdminClient({"bootstrap.servers": log.bootstrap, "log_level": 2, **log.extra})
-    names = [n for n in admin.list_topics(timeout=10).topics if n.startswith(log.namespace)]
-    for future in admin.delete_topics(names, operation_timeout=10).values():
-        with contextlib.suppress(Exception):
-            future.result()

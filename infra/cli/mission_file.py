@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from schemas.dotted import set_dotted
 from schemas.missions import Mission, RobotMission, parse_mission, parse_robot_mission
 
 _GIVEN = {"type", "mission_id", "schema_version"}
@@ -95,16 +96,10 @@ def _read(path: Path) -> tuple[dict[str, Any], yaml.Node]:
 
 def set_field(document: dict[str, Any], text: str) -> None:
     """Set what `field.field=value` says; raises `MissionFileError` for what says nothing."""
-    field, equals, value = text.partition("=")
-    *parents, last = field.split(".")
-    if not equals or not all((*parents, last)):
-        raise MissionFileError(f"--set {text}: write field=value, such as training.micro_batch=8")
-    inner = document
-    for name in parents:
-        inner = inner.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise MissionFileError(f"--set {text}: {name} holds no fields")
-    inner[last] = _value(text, value)
+    try:
+        set_dotted(document, text, lambda value: _value(text, value), "training.micro_batch=8")
+    except ValueError as error:
+        raise MissionFileError(str(error)) from error
 
 
 def _value(text: str, value: str) -> Any:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 USUAL = ["-m", "not compose and not chaos"]
 SHARING_NOTHING = ["-m", "not stack and not compose and not chaos", "-n", "auto"]
-ON_SERVERS = ["-m", "stack and not compose and not chaos"]
+ON_SERVERS = ["-m", "stack and not compose and not chaos", "-n", "2", "--dist", "loadfile"]
 COMPOSE = ["-m", "compose"]
 CHAOS = ["-m", "chaos"]
 FAST = ["-m", "not stack and not slow", "-n", "auto"]
@@ -52,8 +52,8 @@ def test(
 
     A running `ralo up` is neither used nor disturbed. With --servers containers Kafka and MinIO are
     started by testcontainers. Whole runs under kills (--chaos) and the stack of docker-compose.yml
-    (--compose) are tests of their own. Tests that share nothing run on all cores, then those that
-    share the servers, one after the other.
+    (--compose) are tests of their own. Tests that share nothing run on all cores, then those on
+    servers in two processes, each with a Kafka and a MinIO that its tests share.
     """
     if not (ROOT / "tests").is_dir() or importlib.util.find_spec("pytest") is None:
         raise NoCheckout(f"no tests or no pytest for {ROOT}: run ./ralo test in a checkout")

@@ -188,8 +188,14 @@ class KafkaWorkReader:
                 self._consumer.seek(tp)
                 return
             except KafkaException as error:
-                if error.args[0].code() != config.STATE or time.monotonic() > until:
-                    raise translate(error, f"seek {tp.topic}[{tp.partition}]") from error
+                doing = f"seek {tp.topic}[{tp.partition}]"
+                if error.args[0].code() != config.STATE:
+                    raise translate(error, doing) from error
+                if time.monotonic() > until:
+                    # It may have been taken away meanwhile, which a poll would tell.
+                    raise LogUnavailable(
+                        f"{doing}: not fetching after {SEEK_LIMIT_S:.0f} s"
+                    ) from error
                 time.sleep(0.005)
 
     def pause(self, partitions: Sequence[Partition]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from mcap.reader import make_reader
 
-from infra.cli.latency_chains import delete_topics
+from infra.cli.bench_stack import delete_topics
 from infra.embedded.stack import Endpoints
 from infra.envelope import message
 from infra.kafka.log import KafkaLog

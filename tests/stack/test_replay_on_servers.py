@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from typer.testing import CliRunner
 
 from consumers.replay import MissingReferences
-from infra.cli.latency_chains import delete_topics
+from infra.cli.bench_stack import delete_topics
 from infra.cli.replay import replay
 from infra.cli.sandboxes import NoSandbox
 from infra.copying import Raw, original_of

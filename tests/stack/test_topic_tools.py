@@ -17,7 +17,7 @@ from consumers.lags import lags
 from consumers.selection import Selection, merged, parse_range
 from consumers.selection.newest import newest
 from infra import envelope
-from infra.cli.latency_chains import delete_topics
+from infra.cli.bench_stack import delete_topics
 from infra.connect import connect_store
 from infra.embedded.stack import Endpoints
 from infra.kafka.inspect import KafkaInspector

@@ -11,7 +11,7 @@ import pytest
 
 from consumers.read import decoded, read, read_until
 from consumers.trace import Traced, UnknownId, trace
-from infra.cli.latency_chains import delete_topics
+from infra.cli.bench_stack import delete_topics
 from infra.embedded.stack import Endpoints
 from infra.envelope import message
 from infra.kafka.log import KafkaLog

@@ -15,7 +15,7 @@ from consumers.selection import Selection
 from consumers.whatif.errors import BadWhatIf
 from infra import sandbox
 from infra.cli import whatif
-from infra.cli.latency_chains import delete_topics
+from infra.cli.bench_stack import delete_topics
 from infra.cli.processors import factory
 from infra.connect import connect_log, connect_store
 from infra.driver import Driver
