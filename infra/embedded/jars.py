@@ -19,7 +19,7 @@ from typing import Any
 from infra.embedded.state import Report, StackError, locked
 
 KAFKA_VERSION = "4.0.2"
-"""Not a later one: from 4.1 to 4.4 at least, a broker that is alone and dies may leave a transaction
+"""Not a later one: from 4.1 on a broker that is alone and dies may leave a transaction
 open for ever (KAFKA-20734; `tests/stack/test_transactions_killed.py` fails with 4.3.1)."""
 COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
 LOCK = Path(__file__).with_name("kafka.lock")
