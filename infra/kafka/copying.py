@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from infra.copying import REPLAY_OF, Raw
 from infra.kafka import config
 from infra.kafka.config import Names, translate
+from infra.kafka.writer import give_up
 from infra.log import LogUnavailable
 from schemas.records import Partition
 
@@ -129,5 +130,4 @@ class KafkaCopier:
 
     def close(self) -> None:
         """Give up what is not in the log yet."""
-        self._producer.purge()
-        self._producer.flush(1.0)
+        give_up(self._producer)

@@ -8,6 +8,7 @@ from confluent_kafka import Message as Read
 
 from infra.kafka.config import Names, logger, translate
 from infra.kafka.readers import to_record
+from infra.kafka.writer import give_up
 from infra.log import Message
 from schemas.records import Partition, Record
 
@@ -94,5 +95,4 @@ class KafkaLiveWriter:
 
     def close(self) -> None:
         """Give up what is not delivered."""
-        self._producer.purge()
-        self._producer.flush(1.0)
+        give_up(self._producer)

@@ -1,5 +1,6 @@
 """The transactional producer: outputs and offsets, all or nothing."""
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -103,8 +104,15 @@ class KafkaWriter:
         """Give the producer up; an open transaction is aborted by its successor or a time-out."""
         self._usable = False
         self._bounded.end()
-        self._producer.purge()
-        self._producer.flush(1.0)
+        give_up(self._producer)
+
+
+def give_up(producer: Producer) -> None:
+    """Drop what is not delivered; one that failed for good is given up like any other."""
+    producer.purge()
+    # The client raises what it failed of from the next call of this kind, whichever that is.
+    with contextlib.suppress(KafkaException):
+        producer.flush(1.0)
 
 
 def produce(producer: Producer, message: Message, names: Names, on_delivery: Any = None) -> None:

@@ -1,5 +1,6 @@
 """Transactions: all or nothing, seen by readers only when settled, fenced by epoch."""
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -95,6 +96,17 @@ def test_a_writer_with_a_newer_namesake_is_fenced(world: World, out: Log) -> Non
         old.publish([message("old")], {}, "g", world.nobody)
     new.publish([message("newer")], {}, "g", world.nobody)
     assert texts(visible(world, out)) == ["new", "newer"]
+
+
+@pytest.mark.parametrize("moment", ["sent_outputs", "committed"])
+def test_a_fenced_writer_can_be_given_up(world: World, out: Log, moment: str) -> None:
+    old = out.writer("w")
+    take_over = during(moment, lambda: out.writer("w"))
+    with contextlib.suppress(Aborted):
+        old.publish([message("old")], {}, "g", world.nobody, take_over)
+    with pytest.raises(LogError):
+        old.publish([message("older")], {}, "g", world.nobody)
+    old.close()
 
 
 @pytest.mark.parametrize("moment", ["sent_outputs", "sent_offsets"])
