@@ -17,7 +17,12 @@ from confluent_kafka.admin import AdminClient
 logger = logging.getLogger("ralo.kafka")
 
 ASK_EVERY_S = 5.0
-_ANSWER_S = 5.0
+ANSWER_S = 3600.0
+"""The most that the client takes: a question waits until its broker is back.
+
+One that had timed out before that would take the process with it then (librdkafka 2.16: the retried
+request for a coordinator uses what was freed with the timed-out question).
+"""
 
 Unowned = frozenset[tuple[str, int]]
 _NOTHING: Unowned = frozenset()
@@ -59,7 +64,7 @@ class Coverage:
         if self._clock() - self._asked_s < ASK_EVERY_S:
             return
         self._asked_s = self._clock()
-        asked = self._admin.describe_consumer_groups([self._group], request_timeout=_ANSWER_S)
+        asked = self._admin.describe_consumer_groups([self._group], request_timeout=ANSWER_S)
         self._answer = asked[self._group]
 
     def _unowned(self, answer: Future[Any]) -> Unowned:
