@@ -15,12 +15,13 @@ from infra.cli import PLAIN
 
 ROOT = Path(__file__).resolve().parents[2]
 
+ALL_CORES = ["-n", "auto", "--dist", "worksteal"]
 USUAL = ["-m", "not compose and not chaos"]
-SHARING_NOTHING = ["-m", "not stack and not compose and not chaos", "-n", "auto"]
+SHARING_NOTHING = ["-m", "not stack and not compose and not chaos", *ALL_CORES]
 ON_SERVERS = ["-m", "stack and not compose and not chaos", "-n", "2", "--dist", "loadfile"]
 COMPOSE = ["-m", "compose"]
 CHAOS = ["-m", "chaos"]
-FAST = ["-m", "not stack and not slow", "-n", "auto"]
+FAST = ["-m", "not stack and not slow and not chaos", *ALL_CORES]
 FAST_FOLDERS = ["tests/unit", "tests/contract", "tests/simulation"]
 
 

@@ -27,6 +27,7 @@ def append(loop: Loop, *events: Mission | MissionControl) -> None:
     loop.log.append([message(event) for event in events])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_ends_say_what_the_whole_log_says(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch

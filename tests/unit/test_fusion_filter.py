@@ -71,6 +71,7 @@ def test_its_errors_are_as_large_over_many_runs_as_its_covariance_says() -> None
     assert low < np.mean(errors) < high
 
 
+@pytest.mark.slow
 def test_it_finds_the_bias_of_each_beacon() -> None:
     *_, state = fuse(rover_frames(3000, rate_hz=50.0, seed=5), ROVER)
     spread = np.sqrt(np.diag(covariance(state)))
@@ -80,6 +81,7 @@ def test_it_finds_the_bias_of_each_beacon() -> None:
         assert spread[at] < 0.05
 
 
+@pytest.mark.slow
 def test_without_bias_states_biased_ranges_lead_astray() -> None:
     frames = list(rover_frames(2000, rate_hz=50.0, seed=6))
     truth = np.array(

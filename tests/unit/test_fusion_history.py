@@ -58,6 +58,7 @@ def last(frames: Sequence[SensorFrame], spec: FusionSpec) -> FusedState:
     return list(fuse(frames, spec))[-1]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(30)), st.integers(0, 5))
 def test_any_order_inside_the_window_ends_in_the_same_bits(order: list[int], seed: int) -> None:
@@ -68,6 +69,7 @@ def test_any_order_inside_the_window_ends_in_the_same_bits(order: list[int], see
     assert content(last([frames[k] for k in order], ROVER)) == content(in_order)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(25)), st.integers(0, 5))
 def test_the_same_of_the_spatial_filter_with_gates_that_give_in(
@@ -77,6 +79,7 @@ def test_the_same_of_the_spatial_filter_with_gates_that_give_in(
     assert content(last([frames[k] for k in order], SPATIAL)) == content(last(frames, SPATIAL))
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.floats(0, 190), min_size=120, max_size=120), st.data())
 def test_the_same_when_frames_come_late_and_the_window_moves_on(

@@ -86,6 +86,7 @@ def restarted(crash: int, resume: int, keep_frames: int, keep_states: int) -> li
     return taken(fusion, frames[resume:])
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.integers(60, 200), st.integers(0, 60))
 def test_a_restart_goes_on_where_it_left(crash: int, away: int) -> None:

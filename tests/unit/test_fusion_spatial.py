@@ -294,6 +294,7 @@ def test_its_motion_is_gtsams_preintegration() -> None:
     assert state.mean[6:9] == pytest.approx([roll, pitch, yaw], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_it_knows_how_sure_it_is() -> None:
     """NEES of place, velocity and orientation at the end of 10 flights of 1.5 s, all different."""
     nees = []

@@ -204,6 +204,7 @@ def test_every_step_is_in_one_minibatch_of_an_epoch() -> None:
     assert epochs[0].tolist() != epochs[1].tolist()
 
 
+@pytest.mark.slow
 def test_it_learns_where_to_go(tmp_path: Path) -> None:
     policy, learner = fresh(tmp_path), ppo(epochs=8, minibatch=48)
     before = np.mean(play(policy, 32, first=1000).returns)

@@ -398,6 +398,7 @@ def check_books(arm: Arm) -> None:
         assert order[:1] == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ALL_POINTS)
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_killed_at_any_point_it_goes_on_with_whole_policies(

@@ -265,6 +265,7 @@ def test_a_dry_run_knows_how_long_it_takes(source: MemoryLog) -> None:
 # -- stopped and taken up -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [0, 1, 7, 19])
 def test_stopped_anywhere_it_goes_on_where_it_was(
     source: MemoryLog, into: MemoryLog, stop_after: int

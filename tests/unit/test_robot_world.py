@@ -166,6 +166,7 @@ def test_set_points_that_are_none_are_refused_before_they_are_sent(
     mine.close()
 
 
+@pytest.mark.slow
 def test_a_driver_that_does_not_read_loses_readings_and_stops_nobody(
     server: WorldServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

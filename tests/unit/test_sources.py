@@ -144,6 +144,7 @@ def test_a_file_is_read_up_to_the_size(tmp_path: Path) -> None:
     assert [item.question for item in items] == ["q0", "q1", "q2"]
 
 
+@pytest.mark.slow
 def test_datasets_from_a_file_and_from_a_saved_folder(tmp_path: Path, monkeypatch: Any) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -61,6 +61,7 @@ def test_positional_is_one_for_the_answer_alone(answer: str, text: str, finished
     assert (score == 1) == (finished and text == answer)
 
 
+@pytest.mark.slow
 def test_reasoning_gym_scores_by_the_family() -> None:
     source = ProblemSource(name="countdown", size=1, seed=1)
     (item,) = load_items(source)

@@ -141,6 +141,7 @@ def misses(loop: Loop, seed: int, count: int) -> list[Flip]:
     return [f for f in islice(flips(loop, seed), count) if not is_named(proved(loop, f), f.at)]
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_or_digit_is_named(learnt: Loop) -> None:
     assert not misses(learnt, seed=1, count=80)
 
@@ -188,6 +189,7 @@ def changed_field(loop: Loop, flip: Flip) -> bytes:
     return value[max(value.rfind(b',"', 0, where), 0) :]
 
 
+@pytest.mark.slow
 def test_what_was_computed_is_named_by_computing_it_again_alone(learnt: Loop) -> None:
     left = unnamed_without_headers(learnt, seed=3, count=5)
     assert all(changed_field(learnt, f).startswith(NOT_COMPUTED) for f in left)

@@ -144,6 +144,7 @@ def test_steps_of_two_uploads_number_versions_anew(bench: Bench) -> None:
     assert report.ok, [i for i in report.invariants if i.broken]
 
 
+@pytest.mark.slow
 def test_trainers_that_were_behind_are_shown_what_they_saw(tmp_path: Path) -> None:
     loop = Loop(tmp_path)
     loop.start("evaluator")

@@ -79,6 +79,7 @@ def gated(file: RobotFile, gate: float) -> RobotFile:
     return RobotFile.model_validate(document)
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_states(recorded: RobotLog, file: RobotFile) -> None:
     again = fuse_again(recorded.frames, ID, file.fusion)
     found = compare_states(recorded, again)
