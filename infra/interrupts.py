@@ -1,9 +1,28 @@
-"""Ctrl-C that waits: what must not be left half done is done first."""
+"""What a signal means for a while: a wish to stop, or something to be heeded later."""
 
+import _thread
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def signals_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set, as long as the block lasts."""
+    stop = threading.Event()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def set_it(number: int, frame: object) -> None:
+        # Elsewhere: this thread may be inside `stop.wait`, holding the lock that `set` wants.
+        _thread.start_new_thread(stop.set, ())
+
+    before = {number: signal.signal(number, set_it) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -104,3 +104,14 @@ def namespace() -> str:
 def _say(line: str) -> None:
     # Past pytest's capture: building MinIO for the first time takes minutes.
     print(line, file=sys.__stderr__, flush=True)
+
+
+@pytest.fixture(autouse=True)
+def signals_are_left_alone() -> Iterator[None]:
+    """Fail a test after which a Ctrl-C would mean something else to the tests that follow it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    changed = {n.name for n, handler in before.items() if signal.getsignal(n) is not handler}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert not changed, f"the test left its own handler of {changed}"

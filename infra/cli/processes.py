@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from infra import supervision
+from infra.interrupts import signals_stop
 from infra.settings import settings
 
 PRELOAD = (
@@ -26,7 +27,6 @@ PRELOAD = (
 
 def supervise() -> None:
     """Run what the missions need, in the foreground, until SIGTERM or Ctrl-C."""
-    from infra.cli.run import stop_on_signal
     from infra.connect import connect_log
     from infra.supervisor import Supervisor
 
@@ -34,8 +34,8 @@ def supervise() -> None:
     config = settings()
     # Connected first: who has claimed the state directory is at work.
     supervisor = Supervisor(config, connect_log(config), run_child, PRELOAD)
-    with supervision.claimed(config):
-        supervisor.run(stop_on_signal())
+    with supervision.claimed(config), signals_stop() as stop:
+        supervisor.run(stop)
 
 
 def run_child(kind: str) -> None:

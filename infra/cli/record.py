@@ -1,8 +1,8 @@
 """`ralo record`: the log as a file that robot viewers open, and such files mended and read."""
 
 import re
-import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from infra.interrupts import signals_stop
 
 if TYPE_CHECKING:
     from consumers.recorder.follow import Recorder, Wanted
@@ -91,7 +93,8 @@ def to(
     recorder = Recorder(recording, views, wanted)
     say = _Progress()
     try:
-        follow(recorder, log, start, _stopped(seconds), once, say)
+        with signals_stop() as stop:
+            follow(recorder, log, start, _stopped(stop, seconds), once, say)
     finally:
         recording.close()
         say.end()
@@ -223,13 +226,10 @@ def _camera(world: Path | None) -> "Camera | None":
         return None
 
 
-def _stopped(seconds: float | None) -> Callable[[], bool]:
-    """Whether to stop: after a signal, or after so long."""
-    signals: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: signals.append(number))
+def _stopped(stop: threading.Event, seconds: float | None) -> Callable[[], bool]:
+    """Whether to stop: when told so, or after so long."""
     until = None if seconds is None else time.monotonic() + seconds
-    return lambda: bool(signals) or (until is not None and time.monotonic() >= until)
+    return lambda: stop.is_set() or (until is not None and time.monotonic() >= until)
 
 
 # -- what is said -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from infra.interrupts import signals_stop
 from infra.log import LogError, LogUnavailable
 from infra.patience import GaveUp, Patience
 from infra.settings import Settings, SettingsError, s3_endpoint, settings
@@ -62,7 +63,7 @@ def for_restart_policies() -> Iterator[None]:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     # The first process of a container has no default for it, and would ignore it while it waits.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
@@ -73,6 +74,8 @@ def for_restart_policies() -> Iterator[None]:
     except (GaveUp, LogError) as error:
         logger.error("%s", error)
         raise typer.Exit(EXIT_TRY_AGAIN) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run_robot(name: str, robot: Path | None, config: Settings, patience_s: float) -> int:
@@ -81,7 +84,8 @@ def _run_robot(name: str, robot: Path | None, config: Settings, patience_s: floa
 
     if robot is None:
         raise SettingsError(f"{name}: whose? Say --robot FILE")
-    return RUNS[name](usable(robot), config, stop_on_signal(), patience_s)
+    with signals_stop() as stop:
+        return RUNS[name](usable(robot), config, stop, patience_s)
 
 
 def _run(name: str, config: Settings, patience_s: float) -> int:
@@ -94,16 +98,17 @@ def _run(name: str, config: Settings, patience_s: float) -> int:
     if name in processors.LEARNERS:
         os.nice(config.nice)
     _wait_for_servers(name, config, patience_s)
-    return _drive(make(config), config, patience_s)
+    processor = make(config)
+    with signals_stop() as stop:
+        return _drive(processor, config, stop, patience_s)
 
 
-def _drive(processor: Any, config: Settings, patience_s: float) -> int:
+def _drive(processor: Any, config: Settings, stop: threading.Event, patience_s: float) -> int:
     from infra.connect import connect_log, connect_store
     from infra.driver import Driver
     from infra.instance import claim
     from infra.metrics import Metrics
 
-    stop = stop_on_signal()
     instance = claim(config, processor.group)
     metrics = Metrics(processor.name, processor.policy or "")
     if config.metrics_port is not None:
@@ -147,11 +152,3 @@ def until_there(patience: Patience, server: str, ask: Callable[[], Answer]) -> A
             return ask()
         except (LogUnavailable, StoreUnavailable) as error:
             vain(error)
-
-
-def stop_on_signal() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop

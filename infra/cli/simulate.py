@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import json
-import signal
 import sys
 import threading
 import time
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+
+from infra.interrupts import signals_stop
 
 if TYPE_CHECKING:
     from producers.robots.serving import WorldServer
@@ -56,36 +57,29 @@ def simulate(
 
     With --speed 0 rovers drive along the waypoints in the world's file, as fast as it goes.
     """
-    stop = _stop_on_signals()
-    if load:
-        from infra.cli.simulate_load import publish_load
+    with signals_stop() as stop:
+        if load:
+            from infra.cli.simulate_load import publish_load
 
-        if world is not None or record or truth:
-            raise SimulateError("--load makes its rovers up: it takes no world and no files")
-        summary = publish_load(stop, robots, rate, frame_hz, seconds, seed or 0)
-    else:
-        from producers.robots.worlds import read_world
+            if world is not None or record or truth:
+                raise SimulateError("--load makes its rovers up: it takes no world and no files")
+            summary = publish_load(stop, robots, rate, frame_hz, seconds, seed or 0)
+        else:
+            from producers.robots.worlds import read_world
 
-        if world is None:
-            raise SimulateError("give a world's YAML file, such as examples/worlds/patrol.yaml")
-        found = read_world(world)
-        with _Sink(record, truth) as sink:
-            if speed == 0:
-                summary = _record(found, sink, stop, seconds or RECORDING_S, seed, frame_hz)
-            elif speed == 1:
-                summary = _serve(found, sink, stop, seconds, seed, frame_hz)
-            else:
-                # Drivers take the machine's clock for the world's.
-                raise SimulateError(f"--speed {speed:g}: 1 is real time, 0 as fast as it goes")
+            if world is None:
+                raise SimulateError("give a world's YAML file, such as examples/worlds/patrol.yaml")
+            found = read_world(world)
+            with _Sink(record, truth) as sink:
+                if speed == 0:
+                    summary = _record(found, sink, stop, seconds or RECORDING_S, seed, frame_hz)
+                elif speed == 1:
+                    summary = _serve(found, sink, stop, seconds, seed, frame_hz)
+                else:
+                    # Drivers take the machine's clock for the world's.
+                    raise SimulateError(f"--speed {speed:g}: 1 is real time, 0 as fast as it goes")
     if as_json:
         print(json.dumps(summary, indent=2))
-
-
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def say(line: str) -> None:

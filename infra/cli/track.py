@@ -1,11 +1,11 @@
 """`ralo track`: sends the curves of the log to an experiment tracker."""
 
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from infra.interrupts import signals_stop
 
 if TYPE_CHECKING:
     from consumers.trackers.follow import Sink
@@ -58,14 +58,12 @@ def _track(sink: "Sink", folder: Path, policy: str | None, once: bool) -> None:
     from infra.connect import connect_log, connect_store
     from infra.settings import settings
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     log, store = connect_log(settings()), connect_store(settings())
     if not once:
         typer.echo(f"following the log into {folder}; Ctrl-C ends it", err=True)
     try:
-        written = track(log, store, sink, Memory(folder, policy), stop, policy, once)
+        with signals_stop() as stop:
+            written = track(log, store, sink, Memory(folder, policy), stop, policy, once)
     finally:
         sink.close()
     typer.echo(f"{written:,} versions and evaluations written below {folder}", err=True)

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from infra.cli.run import EXIT_TRY_AGAIN, stop_on_signal
+from infra.cli.run import EXIT_TRY_AGAIN
 from infra.driver import Driver
+from infra.interrupts import signals_stop
 from infra.kafka.log import KafkaLog
 from infra.log import LogError
 from infra.memory.store import MemoryStore
@@ -69,12 +70,12 @@ class Copier:
 
 def main(bootstrap: str, namespace: str, instance: str, size: str = "750") -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    stop = stop_on_signal()
     try:
         log = KafkaLog(bootstrap, namespace)
         driver = Driver(Copier(int(size)), log, MemoryStore(), instance)
-        driver.run(stop)
-        driver.close()
+        with signals_stop() as stop:
+            driver.run(stop)
+            driver.close()
     except (GaveUp, LogError) as error:
         logging.error("%s", error)
         return EXIT_TRY_AGAIN

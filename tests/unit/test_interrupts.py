@@ -9,7 +9,7 @@ from infra.embedded import process
 from infra.embedded.process import ProcessId
 from infra.embedded.stack import Stack
 from infra.embedded.state import ServerState, StackState, read_state
-from infra.interrupts import interrupts_wait
+from infra.interrupts import interrupts_wait, signals_stop
 from infra.settings import Settings, state_file
 
 
@@ -19,6 +19,26 @@ def test_an_interrupt_comes_after_what_must_be_done() -> None:
         signal.raise_signal(signal.SIGINT)
         done.append("first")
     assert done == ["first"] and signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_also_who_is_just_about_to_wait(number: signal.Signals) -> None:
+    with signals_stop() as stop:
+        with stop._cond:  # type: ignore[attr-defined]
+            signal.raise_signal(number)
+        assert stop.wait(10)
+
+
+def test_afterwards_signals_mean_what_they_meant() -> None:
+    with signals_stop() as outer:
+        with signals_stop() as inner:
+            signal.raise_signal(signal.SIGINT)
+            assert inner.wait(10)
+        assert not outer.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert outer.wait(10)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_without_an_interrupt_nothing_is_raised_in_any_thread() -> None:

@@ -40,7 +40,7 @@ def sleep(kind):
     time.sleep(60)
 
 if __name__ == "__main__":
-    from infra.cli.run import stop_on_signal
+    from infra.interrupts import signals_stop
     from infra.memory.log import MemoryLog
     from infra.settings import Settings
     from infra.supervisor import Supervisor
@@ -49,7 +49,8 @@ if __name__ == "__main__":
     log = MemoryLog()
     log.provision(list(TOPICS.values()))
     config = Settings(state_dir=Path(sys.argv[1]))
-    Supervisor(config, log, sleep, []).run(stop_on_signal())
+    with signals_stop() as stop:
+        Supervisor(config, log, sleep, []).run(stop)
 """
 
 
