@@ -96,9 +96,15 @@ def stack(servers: "Servers") -> Endpoints:
 
 
 @pytest.fixture
-def namespace() -> str:
+def namespace(servers: "Servers") -> Iterator[str]:
     """A prefix for topics, groups and transactional ids that no other test has."""
-    return f"t{uuid.uuid4().hex[:12]}."
+    from infra.cli.bench_stack import delete_topics
+    from infra.kafka.log import KafkaLog
+
+    prefix = f"t{uuid.uuid4().hex[:12]}."
+    yield prefix
+    # A broker that is killed looks through all partitions before it answers again.
+    delete_topics(KafkaLog(servers.check().kafka, prefix))
 
 
 def _say(line: str) -> None:

@@ -37,6 +37,8 @@ def delete_topics(log: "KafkaLog") -> None:
 
     admin = AdminClient({"bootstrap.servers": log.bootstrap, "log_level": 2, **log.extra})
     names = [n for n in admin.list_topics(timeout=10).topics if n.startswith(log.namespace)]
+    if not names:
+        return
     for future in admin.delete_topics(names, operation_timeout=10).values():
         with contextlib.suppress(Exception):
             future.result()

@@ -5,6 +5,7 @@ deleted one (KAFKA-20734). A broker that is alone has no leaders for a moment af
 then counted what it had been about to commit as settled, and never told the partitions.
 """
 
+import contextlib
 import threading
 import time
 
@@ -13,7 +14,7 @@ from containers import Servers
 from robots import provisioned
 
 from infra.kafka.log import KafkaLog
-from infra.log import LogError, Message
+from infra.log import LogError, LogUnavailable, Message
 from schemas.records import Partition
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
@@ -59,8 +60,10 @@ def _publish(log: KafkaLog, name: str, stop: threading.Event) -> None:
 def _settled(log: KafkaLog, partitions: list[Partition]) -> bool:
     until = time.monotonic() + TIMES_OUT_S
     while time.monotonic() < until:
-        ends = log.ends("samples")
-        if log.stable_ends(partitions) == {p: end for p, (_, end) in ends.items()}:
-            return True
+        # Its answers are refused for a while: partitions are a broker's some time after it answers.
+        with contextlib.suppress(LogUnavailable):
+            ends = log.ends("samples")
+            if log.stable_ends(partitions) == {p: end for p, (_, end) in ends.items()}:
+                return True
         time.sleep(0.5)
     return False
