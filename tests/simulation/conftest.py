@@ -1,6 +1,7 @@
 """The option that runs one seed alone, and quiet while thousands run."""
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 
@@ -31,6 +32,19 @@ def tidy() -> Iterator[None]:
     from sim_learning import scratch
 
     shutil.rmtree(scratch(), ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def one_cpu() -> Iterator[None]:
+    """Keep a world's threads, which take turns, on one CPU: another would have to wake up first."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.sched_setaffinity(0, {sorted(before)[worker % len(before)]})
+    yield
+    os.sched_setaffinity(0, before)
 
 
 @pytest.fixture(autouse=True)

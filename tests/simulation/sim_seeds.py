@@ -57,7 +57,7 @@ def scenario_of(seed: int) -> str:
     """Which loop a seed simulates: mostly the cheapest."""
     if seed % 5 == 1:
         return "robot"
-    return "tokens" if seed % 25 == 7 else "control"
+    return "tokens" if seed % 50 == 7 else "control"
 
 
 def learning_world(seed: int, scenario: str, odds: Odds) -> World:

@@ -10,7 +10,7 @@ from sim_points import yields
 from sim_seeds import Outcome, run_seed
 from simulation_report import PROPERTY
 
-BLOCKS, SEEDS = 52, 100
+BLOCKS, SEEDS = 50, 100
 FEW = 5
 
 
