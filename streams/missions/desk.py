@@ -5,7 +5,7 @@ from typing import Any
 
 from schemas.missions import MissionControl, MissionResult
 from schemas.records import Record
-from streams.missions.state import MissionState, due, mission_of, observe
+from streams.missions.state import MissionState, due, is_told, mission_of, observe
 
 Row = dict[str, Any]
 """A `MissionState` as JSON, without what is None."""
@@ -16,8 +16,8 @@ class Desk:
 
     A row is true by itself: it says up to where in each partition it was told all that concerns
     it. So it does not matter which rows a crash, or a second writer for a moment, left older than
-    others: reading starts where the row that lags most needs it (of those without a result), and
-    every row refuses what it knows.
+    others: reading starts where the row that lags most needs it (of those without a result, or
+    without what it was made of), and every row refuses what it knows.
     """
 
     def __init__(self, rows: Mapping[str, Row]) -> None:
@@ -27,7 +27,7 @@ class Desk:
     def begin(self) -> dict[str, int]:
         """Take up the rows as they are; the offset to read on from, per partition that has one."""
         rows = self._rows.values()
-        needed = [row["marks"] for row in rows if "result" not in row]
+        needed = [row["marks"] for row in rows if not is_done_with(row)]
         marks = [row["marks"] for row in rows]
         starts: dict[str, int] = {}
         for partition in {partition for seen in marks for partition in seen}:
@@ -77,6 +77,11 @@ class Desk:
         """One mission, or None where nothing is known of it."""
         row = self._rows.get(mission_id)
         return view_of(row) if row else None
+
+
+def is_done_with(row: Row) -> bool:
+    """Whether nothing that lies on the log must be read for this row."""
+    return "result" in row and is_told(MissionState.model_validate(row))
 
 
 def is_open(row: Row) -> bool:

@@ -102,6 +102,19 @@ class MissionState(BaseModel):
         return max(0, until_ms - self.prepared_ms - self.paused_ms)
 
 
+def is_told(state: MissionState) -> bool:
+    """Whether a finished mission's row was told what its result was made of.
+
+    One that was not is by somebody who had read the result before the rest.
+    """
+    result = state.result
+    if result is None or state.submitted_ms is None or state.versions < result.versions:
+        return False
+    unscored = state.first is None and result.heldout_before is not None
+    unprepared = state.rejected is not None and state.prepared_ms is None
+    return not unscored and (state.drained_ms is not None or unprepared)
+
+
 def mission_of(event: Event) -> str | None:
     """The mission that an event is about, or None where it is about none."""
     mission_id = getattr(event, "mission_id", None)

@@ -330,10 +330,10 @@ def test_reading_starts_where_the_row_that_lags_most_needs_it():
     versions = f"weight-versions-{PARTITION_OF_POLICY}"
     table.work(log.append(mission("a"), version(1, 4, "a"), mission("b"), version(2, 4, "b")))
     assert Desk(table.rows).begin() == {"missions-0": 1, versions: 1}
-    table.work(log.append(result("a")))
+    table.work(log.append(report("drained", "a"), result("a")))
     assert Desk(table.rows).begin() == {"missions-0": 2, versions: 2, "mission-results-0": 0}
-    table.work(log.append(result("b"), mission("c")))
-    assert Desk(table.rows).begin() == {"missions-0": 3, versions: 2, "mission-results-0": 2}
+    table.work(log.append(report("drained", "b"), result("b"), mission("c")))
+    assert Desk(table.rows).begin() == {"missions-0": 5, versions: 2, "mission-results-0": 2}
 
 
 def result(id_: str) -> MissionResult:
@@ -517,6 +517,32 @@ def test_who_has_read_everything_shows_the_same_whatever_happened_before(
     straight.start()
     straight.instances[-1].catch_up()
     assert world.instances[-1].desk.views() == straight.instances[-1].desk.views()
+
+
+def test_a_result_that_a_second_writer_read_first_does_not_end_the_reading_of_its_mission():
+    log = Log()
+    log.append(mission("other"), mission(), report("prepared"), evaluation(0, 1))
+    log.append(report("drained", problems=100), evaluation(0, 2, final=True))
+    world = World(log)
+    world.start()
+    world.instances[-1].catch_up()
+    world.instances[-1].decide(killed=False)
+    world.lose()
+    world.start()
+    older, newer = world.instances
+    scores, missions, results = (
+        Partition("evaluations", PARTITION_OF_POLICY),
+        Partition("missions", 0),
+        Partition("mission-results", 0),
+    )
+    older.read(scores)  # It tells the mission's row of it,
+    newer.read(results)  # which this one's overwrites,
+    older.read(missions)  # and the other mission's row says that it is read.
+    world.start()
+    world.instances[-1].catch_up()
+    shown = world.instances[-1].desk.view("m")
+    assert shown is not None and shown["result"]["heldout_before"] == 0.1
+    assert shown["first"]["accuracy"] == 0.1
 
 
 # -- the rest --------------------------------------------------------------------------------
