@@ -4,25 +4,34 @@ import _thread
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object]
+
+
+@contextlib.contextmanager
+def handled(by: Handler, *numbers: signal.Signals) -> Iterator[None]:
+    """Have this called for these signals as long as the block lasts; in the main thread only."""
+    before = {number: signal.signal(number, by) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def signals_stop() -> Iterator[threading.Event]:
     """An event that SIGTERM and Ctrl-C set, as long as the block lasts."""
     stop = threading.Event()
-    numbers = (signal.SIGTERM, signal.SIGINT)
 
     def set_it(number: int, frame: object) -> None:
         # Elsewhere: this thread may be inside `stop.wait`, holding the lock that `set` wants.
         _thread.start_new_thread(stop.set, ())
 
-    before = {number: signal.signal(number, set_it) for number in numbers}
-    try:
+    with handled(set_it, signal.SIGTERM, signal.SIGINT):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -35,10 +44,9 @@ def interrupts_wait() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
-        yield
+        with handled(lambda number, _: came.append(number), signal.SIGINT):
+            yield
     finally:
-        signal.signal(signal.SIGINT, before)
         if came:
             signal.raise_signal(signal.SIGINT)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.cli import PLAIN
+from infra.interrupts import handled
 
 if TYPE_CHECKING:
     from consumers.reliability.ledger import FaultLine, RunLine
@@ -167,20 +168,14 @@ def _first_ctrl_c(run: "ChaosRun") -> Iterator[None]:
         run.stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, first)
-    try:
+    with handled(first, signal.SIGINT):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, lambda *_: _say("stopping already, it takes seconds"))
-    try:
+    with handled(lambda *_: _say("stopping already, it takes seconds"), signal.SIGINT):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _say(line: str) -> None:

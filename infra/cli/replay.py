@@ -19,6 +19,7 @@ from infra.cli import PLAIN, replay_view
 from infra.cli import records as shared
 from infra.cli.sandboxes import drop, list_
 from infra.cli.stack import say
+from infra.interrupts import handled
 
 if TYPE_CHECKING:
     from consumers.replay import Checked, Pace, Sent, Survey
@@ -310,20 +311,13 @@ def _send(source: KafkaLog, into: KafkaLog, found: Survey, namespace: str, wish:
 def _heeding_signals() -> Iterator[list[int]]:
     """Signals that came: the first asks to stop, the second ends the process."""
     came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
 
     def heed(number: int, frame: object) -> None:
         came.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    for number in numbers:
-        signal.signal(number, heed)
-    try:
+    with handled(heed, signal.SIGINT, signal.SIGTERM):
         yield came
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])
 
 
 def _resume_command(sandbox: str, chosen: Selection) -> str:
